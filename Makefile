@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make` alone lists the targets. Every target that needs the tools runs tools/setup first (at once when nothing changed).
+
+PYTHON := .venv/bin/python
+SCRIPTS := tools/setup .ci/run $(wildcard contrib/*.sh)
+C_SOURCES = $(shell find bpf demo rthook tests/support -name '*.[ch]' 2>/dev/null | sort)
+BENCHMARKS = $(filter-out __init__ common,$(basename $(notdir $(wildcard bench/*.py))))
+
+# REQUIRE=kernel,container turns the skips of tests for want of a capability into failures.
+export REQUIRE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint fmt bench clean
+
+help: ## list the targets
+	@printf 'podgate: make TARGET\n\n'
+	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@printf '\nbenchmarks: %s\n' "$(BENCHMARKS)"
+
+setup: ## install what is missing: packages, .venv, container runtimes (as root, Debian 12)
+	@tools/setup
+
+demo: setup ## show a policy in force before a container's first instruction
+	@$(PYTHON) -m demo $(ARGS)
+
+test: setup ## run the tests; REQUIRE=kernel,container fails instead of skipping; ARGS go to pytest
+	@$(PYTHON) -m pytest $(ARGS)
+
+lint: setup ## check style, types, import directions, scripts, C formatting, generated code
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	shellcheck $(SCRIPTS)
+	clang-format --dry-run -Werror $(C_SOURCES)
+	$(PYTHON) tools/gen_proto.py --check
+
+fmt: setup ## format the sources in place
+	.venv/bin/ruff check --fix-only .
+	.venv/bin/ruff format .
+	clang-format -i $(C_SOURCES)
+
+bench: setup ## run the benchmarks, or one: NAME=race; IDENTITY=late gives it the labels late; ARGS go to it
+ifneq ($(filter-out $(BENCHMARKS),$(NAME)),)
+	@printf 'bench: no benchmark %s; there are: %s\n' '$(NAME)' '$(BENCHMARKS)' >&2; exit 2
+else
+	@set -e; for name in $(or $(NAME),$(BENCHMARKS)); do \
+		printf 'bench: %s\n' "$$name"; \
+		$(PYTHON) -m "bench.$$name" $(if $(IDENTITY),--identity $(IDENTITY)) $(ARGS); \
+	done
+endif
+
+clean: ## remove caches and what was built in the tree; downloads in the cache directory stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import Any as _Any
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class AddPoliciesRequest(_message.Message):
+    __slots__ = ("file", "text")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    file: str
+    text: bytes
+    def __init__(self, file: _Optional[str] = ..., text: _Optional[bytes] = ...) -> None: ...
+
+class AddPoliciesResponse(_message.Message):
+    __slots__ = ("policies",)
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    policies: _containers.RepeatedCompositeFieldContainer[PolicyStatus]
+    def __init__(self, policies: _Optional[_Iterable[_Union[PolicyStatus, _Mapping[str, _Any]]]] = ...) -> None: ...
+
+class DeletePolicyRequest(_message.Message):
+    __slots__ = ("name", "namespace")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    namespace: str
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+
+class DeletePolicyResponse(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: PolicyStatus
+    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class ListPoliciesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListPoliciesResponse(_message.Message):
+    __slots__ = ("policies",)
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    policies: _containers.RepeatedCompositeFieldContainer[PolicyStatus]
+    def __init__(self, policies: _Optional[_Iterable[_Union[PolicyStatus, _Mapping[str, _Any]]]] = ...) -> None: ...
+
+class PolicyStatus(_message.Message):
+    __slots__ = ("name", "namespace", "kind", "state", "error", "system_calls", "containers", "notes", "source", "change", "milliseconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_CALLS_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    namespace: str
+    kind: str
+    state: str
+    error: str
+    system_calls: _containers.RepeatedScalarFieldContainer[str]
+    containers: int
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    source: str
+    change: str
+    milliseconds: int
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., system_calls: _Optional[_Iterable[str]] = ..., containers: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., change: _Optional[str] = ..., milliseconds: _Optional[int] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("site", "error", "count")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    error: int
+    count: int
+    def __init__(self, site: _Optional[str] = ..., error: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("pid", "version", "containers", "bindings", "policies", "outcomes", "counters", "failed_helpers", "system_calls", "events_pid", "rss_bytes", "events_restarts")
+    class OutcomesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class CountersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    PID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    BINDINGS_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_HELPERS_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_CALLS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_PID_FIELD_NUMBER: _ClassVar[int]
+    RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    pid: int
+    version: str
+    containers: int
+    bindings: int
+    policies: int
+    outcomes: _containers.ScalarMap[str, int]
+    counters: _containers.ScalarMap[str, int]
+    failed_helpers: _containers.RepeatedCompositeFieldContainer[Failure]
+    system_calls: _containers.RepeatedScalarFieldContainer[str]
+    events_pid: int
+    rss_bytes: int
+    events_restarts: int
+    def __init__(self, pid: _Optional[int] = ..., version: _Optional[str] = ..., containers: _Optional[int] = ..., bindings: _Optional[int] = ..., policies: _Optional[int] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., counters: _Optional[_Mapping[str, int]] = ..., failed_helpers: _Optional[_Iterable[_Union[Failure, _Mapping[str, _Any]]]] = ..., system_calls: _Optional[_Iterable[str]] = ..., events_pid: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., events_restarts: _Optional[int] = ...) -> None: ...

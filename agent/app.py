@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent put together: kernel, gate, policies, event process, socket; started in the order in which each stands on
+the one before.
+
+An earlier agent's rules, left by a crash, stay in force beside the new ones until those are; then they are taken down.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import platform
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from agent.api import control_pb2
+from agent.control import SERVICE as CONTROL_SERVICE
+from agent.control import ControlEndpoint
+from agent.events.feed import Feed, Ring, policy_message, workload_message
+from agent.hooks.endpoint import SERVICE as HOOK_SERVICE
+from agent.hooks.endpoint import HookEndpoint
+from agent.hooks.gate import Gate
+from agent.hooks.server import Server, Service, listen
+from agent.kernel.base import BasePrograms
+from agent.kernel.cgroup import CgroupFinder
+from agent.kernel.errors import KernelError
+from agent.kernel.headers import HeaderError, ensure_tree
+from agent.kernel.hookpoints import HookPoints
+from agent.kernel.layout import map_specs
+from agent.kernel.loader import Loader, LoaderLimits
+from agent.kernel.maps import Bindings, Maps, possible_cpus, read_counters, read_errors
+from agent.kernel.mounts import cgroup2_root, ensure_bpffs, ensure_tracefs, unmount
+from agent.kernel.pins import DEFAULT_DIRECTORY, Pins
+from agent.kernel.tracepoint import Tracepoints
+from agent.logs import fields
+from agent.policies import Entry, PolicyRejected, PolicyStore
+from agent.policy.errors import PolicyErrors
+from agent.policy.model import Policy
+from agent.policy.reader import parse_policies
+from agent.workload.registry import Record
+
+SWEEP_S = 1.0
+IA32 = Path("/proc/sys/abi/vsyscall32")  # exists with CONFIG_IA32_EMULATION (arch/x86/entry/vdso/vdso32-setup.c)
+IA32_NOTE = "32-bit system calls (int 0x80) are not covered: this kernel has CONFIG_IA32_EMULATION"
+
+log = logging.getLogger("podgate.agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    run_dir: Path = Path("/run/podgate")
+    pin_dir: Path = DEFAULT_DIRECTORY
+    cache_dir: Path = Path("/var/cache/podgate/headers")
+    policy_dir: Path | None = None
+    ring_bytes: int = 4 << 20
+    max_bindings: int = 65536
+    arming_deadline_s: float = 10.0
+    loader: LoaderLimits = field(default_factory=LoaderLimits)
+
+
+class StartError(Exception):
+    """The agent cannot start; the text says which part is missing and what to do."""
+
+
+class Agent:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._mounted: list[Path] = []
+        self._lock_file = -1
+
+    def run(self, stop: threading.Event) -> None:
+        """Until stop is set. Raises StartError or KernelError when it cannot start; what was set up is taken down
+        then too.
+        """
+        try:
+            self._start()
+            log.info("ready", extra=fields(socket=str(self._config.run_dir / "agent.sock"), pid=os.getpid()))
+            while not stop.wait(SWEEP_S):
+                self._sweep()
+        finally:
+            self._shut_down()
+
+    def _start(self) -> None:
+        self._check_machine()
+        self._take_lock()
+        self._start_kernel()
+        self._start_events()
+        self._store = PolicyStore(self._hookpoints, self._gate, self._feed)
+        self._load_directory()
+        self._release_previous()
+        self._start_server()
+
+    def _check_machine(self) -> None:
+        if platform.machine() != "x86_64":
+            raise StartError(f"podgate runs on x86_64, this is {platform.machine()}")
+        if os.geteuid() != 0:
+            raise StartError(
+                "the agent needs root with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN: start it as root or privileged"
+            )
+
+    def _take_lock(self) -> None:
+        """Two agents on one run directory would take each other's socket and pins."""
+        self._config.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._lock_file = os.open(self._config.run_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StartError(
+                f"another agent runs with {self._config.run_dir}: stop it, or use --run-dir and --pin-dir"
+            ) from error
+
+    def _start_kernel(self) -> None:
+        config = self._config
+        if ensure_bpffs():
+            self._mounted.append(Path("/sys/fs/bpf"))
+        tracefs, mounted = ensure_tracefs()
+        if mounted:
+            self._mounted.append(tracefs)
+        root = cgroup2_root()
+        self._pins = Pins(config.pin_dir)
+        self._found_previous = self._pins.prepare()
+        self._maps = Maps.create(map_specs(config.ring_bytes, config.max_bindings), self._pins.maps)
+        try:
+            headers = ensure_tree(config.cache_dir)
+        except HeaderError as error:
+            raise StartError(str(error)) from error
+        self._loader = Loader(headers, self._maps.descriptors(), config.loader)
+        self._base = BasePrograms.attach(self._loader, self._pins.links)
+        self._finder = CgroupFinder(root)
+        self._base.check_identity(self._maps, self._finder)
+        self._root = root
+        self._hookpoints = HookPoints(self._loader, Tracepoints(tracefs), self._maps.fileno("slots"), self._pins.links)
+
+    def _start_events(self) -> None:
+        self._cpus = possible_cpus()
+        self._lost = 0
+        listener = listen(self._config.run_dir / "events.sock")
+        ring = Ring(self._maps.fileno("events"), self._config.ring_bytes)
+        self._feed = Feed(ring, listener, self._snapshot)
+        self._gate = Gate(Bindings(self._maps), self._finder, self._root, self._feed)
+        self._feed.start()
+
+    def _snapshot(self) -> Iterator[dict[str, Any]]:
+        """What a new event process must hear."""
+        store: PolicyStore | None = getattr(self, "_store", None)
+        for placed in store.placed() if store else ():
+            yield policy_message(placed)
+        for record in self._gate.containers():
+            yield workload_message(record)
+
+    def _load_directory(self) -> None:
+        """All policies of the directory in one compilation; when that fails, one by one, so that one does not keep
+        out the others.
+        """
+        policies = self._read_directory()
+        try:
+            self._store.add(policies)
+        except PolicyRejected as error:
+            log.error("the policies do not load together, trying one by one", extra=fields(error=str(error)))
+            for policy in policies:
+                self._load_alone(policy)
+        for entry in self._store.entries():
+            log.info("policy", extra=fields(policy=str(entry.policy.key), state=entry.state.value, error=entry.error))
+
+    def _load_alone(self, policy: Policy) -> None:
+        try:
+            self._store.add([policy])
+        except PolicyRejected as error:
+            log.error("policy not in force", extra=fields(policy=str(policy.key), error=str(error)))
+
+    def _read_directory(self) -> list[Policy]:
+        """A file with an error names every place; a start with fewer policies than were asked for is refused."""
+        directory = self._config.policy_dir
+        if directory is None:
+            return []
+        policies: list[Policy] = []
+        errors: list[str] = []
+        for path in sorted(p for p in directory.iterdir() if p.suffix in (".yaml", ".yml", ".json")):
+            try:
+                policies += parse_policies(path.read_bytes(), str(path))
+            except (PolicyErrors, OSError) as error:
+                errors.append(str(error))
+        if errors:
+            raise StartError("\n".join(errors))
+        return policies
+
+    def _release_previous(self) -> None:
+        if self._found_previous:
+            links = self._pins.release_previous()
+            log.warning("an earlier agent's rules were in force until now", extra=fields(links=links))
+
+    def _start_server(self) -> None:
+        notes = (IA32_NOTE,) if IA32.exists() else ()
+        services: dict[str, Service] = {
+            HOOK_SERVICE: HookEndpoint(self._gate),
+            CONTROL_SERVICE: ControlEndpoint(self._store, self._selected, notes, self._status),
+        }
+        self._server = Server(listen(self._config.run_dir / "agent.sock"), services)
+        self._server.start()
+
+    def _selected(self, entry: Entry) -> int:
+        return self._gate.count(entry.placed.bit) if entry.placed else 0
+
+    def _sweep(self) -> None:
+        """Once a second; nothing of it is on the hook path."""
+        try:
+            self._gate.sweep(_report, self._config.arming_deadline_s)
+            self._feed.check()
+            lost = read_counters(self._maps, self._cpus)["events_lost"]
+        except KernelError as error:
+            log.error("housekeeping failed", extra=fields(error=str(error)))
+            return
+        if lost > self._lost:
+            log.warning("events lost: the ring was full", extra=fields(count=lost - self._lost))
+            self._feed.events_lost(lost - self._lost)
+            self._lost = lost
+
+    def _status(self) -> control_pb2.GetStatusResponse:
+        failures = [
+            control_pb2.Failure(site=site, error=code, count=count) for site, code, count in read_errors(self._maps)
+        ]
+        return control_pb2.GetStatusResponse(
+            pid=os.getpid(),
+            version=version("podgate"),
+            containers=len(self._gate.containers()),
+            bindings=len(Bindings(self._maps).cgroups()),
+            policies=len(self._store.placed()),
+            outcomes=self._gate.outcomes,
+            counters=read_counters(self._maps, self._cpus),
+            failed_helpers=failures,
+            system_calls=self._hookpoints.syscalls(),
+            events_pid=self._feed.pid,
+            events_restarts=self._feed.restarts,
+            rss_bytes=read_rss(os.getpid()) + read_rss(self._feed.pid),
+        )
+
+    def _shut_down(self) -> None:
+        """Takes down what was set up, the last first. Enforcement ends here, and the log says so."""
+        server: Server | None = getattr(self, "_server", None)
+        if server:
+            server.stop()
+        for name in ("_hookpoints", "_base", "_feed"):
+            part = getattr(self, name, None)
+            if part is not None:
+                part.close()
+        if hasattr(self, "_maps"):
+            self._pins.release()
+            self._maps.close()
+            log.warning("stopped: no policy is enforced any more")
+        for point in reversed(self._mounted):
+            unmount(point)
+        for name in ("agent.sock", "events.sock"):
+            (self._config.run_dir / name).unlink(missing_ok=True)
+        if self._lock_file >= 0:
+            os.close(self._lock_file)
+
+
+def _report(event: str, record: Record) -> None:
+    identity = record.identity
+    log.warning(
+        event, extra=fields(container_id=identity.container_id, namespace=identity.namespace, pod=identity.pod_name)
+    )
+
+
+def read_rss(pid: int) -> int:
+    """Resident bytes of a process, 0 when there is none: /proc/<pid>/statm (proc(5))."""
+    if not pid:
+        return 0
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:
+        return 0

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocking client of the agent's Control service, one connection a call."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from agent.api import control_pb2
+from nri_plugin.ttrpc import ClientConnection, RemoteProtocolError
+
+SERVICE = "podgate.control.v1.Control"
+DEADLINE_S = 90.0  # the loader's own is 30 s, and a change can wait for another one
+
+_Answer = TypeVar("_Answer", bound=Message)
+
+
+class NoAgentError(Exception):
+    """No agent answers on the socket."""
+
+
+class ControlClient:
+    """Every call raises RemoteError when the agent refuses, NoAgentError when there is none."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / "agent.sock"
+
+    def add(self, file: str, text: bytes) -> control_pb2.AddPoliciesResponse:
+        request = control_pb2.AddPoliciesRequest(file=file, text=text)
+        return self._call("AddPolicies", request, control_pb2.AddPoliciesResponse)
+
+    def delete(self, name: str, namespace: str) -> control_pb2.DeletePolicyResponse:
+        request = control_pb2.DeletePolicyRequest(name=name, namespace=namespace)
+        return self._call("DeletePolicy", request, control_pb2.DeletePolicyResponse)
+
+    def list(self) -> control_pb2.ListPoliciesResponse:
+        return self._call("ListPolicies", control_pb2.ListPoliciesRequest(), control_pb2.ListPoliciesResponse)
+
+    def status(self) -> control_pb2.GetStatusResponse:
+        return self._call("GetStatus", control_pb2.GetStatusRequest(), control_pb2.GetStatusResponse)
+
+    def _call(self, method: str, request: Message, answer: type[_Answer]) -> _Answer:
+        connection = ClientConnection()
+        _, data = connection.request(SERVICE, method, request.SerializeToString(), int(DEADLINE_S * 1e9))
+        try:
+            with connect(self._path, DEADLINE_S) as channel:
+                channel.sendall(data)
+                while part := channel.recv(1 << 16):
+                    for response in connection.receive_data(part):
+                        return answer.FromString(response.result())
+        except (OSError, RemoteProtocolError) as error:
+            raise NoAgentError(f"{self._path}: {error}") from error
+        raise NoAgentError(f"{self._path}: the agent closed the connection")
+
+
+def connect(path: Path, deadline_s: float | None) -> socket.socket:
+    """Raises NoAgentError with what to do."""
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    channel.settimeout(deadline_s)
+    try:
+        channel.connect(str(path))
+    except OSError as error:
+        channel.close()
+        raise NoAgentError(
+            f"no agent at {path} ({error.strerror}): start podgate-agent, or name its --run-dir"
+        ) from error
+    return channel

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate: the one place where the registry's desired state becomes the kernel's bindings.
+
+Theory of operation. One lock covers registry and bindings. A container's start takes it once: registry, map writes,
+read back. What touches many cgroups (a policy, a pod's labels) changes the registry first and then writes the
+bindings in chunks, letting go of the lock between them: a container that starts meanwhile gets the new policies from
+the registry, and one that goes is not written back.
+
+The event process hears of a workload before the kernel does, so that no event comes from a workload that it does not
+know.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from agent.hooks.errors import HookError, Reason
+from agent.kernel.cgroup import CgroupFinder, ProcessCgroup
+from agent.kernel.errors import CgroupError, KernelError
+from agent.kernel.maps import Bindings
+from agent.workload.errors import RegistryError
+from agent.workload.identity import CgroupId, ContainerId, ContainerIdentity, PolicyId, WorkloadId
+from agent.workload.operations import DeleteBinding, Operation, SetBinding
+from agent.workload.registry import Changed, Record, Registry
+from agent.workload.scopes import Scope
+
+CHUNK = 64  # bindings written while the lock is held: some 0.5 ms
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a hook says of a container. pid: of its init process. held: that process has not called execve for the
+    entrypoint yet.
+    """
+
+    identity: ContainerIdentity
+    pid: int
+    cgroups_path: str
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    cgroup: CgroupId
+    workload: WorkloadId
+    policies: int  # how many select it
+    bind_us: int
+
+
+class WorkloadSink(Protocol):
+    """Who has to know workloads before their events come. Must not block."""
+
+    def workload_added(self, record: Record) -> None: ...
+
+    def workload_removed(self, workload: WorkloadId) -> None: ...
+
+
+class Gate:
+    """cgroup_root: the mount that cgroup paths are below."""
+
+    def __init__(self, bindings: Bindings, finder: CgroupFinder, cgroup_root: Path, sink: WorkloadSink) -> None:
+        self._lock = threading.Lock()
+        self._registry = Registry()
+        self._bindings = bindings
+        self._finder = finder
+        self._root = cgroup_root
+        self._sink = sink
+        self._pending: dict[CgroupId, float] = {}
+        self._running: dict[CgroupId, tuple[WorkloadId, Path]] = {}
+        self.outcomes: Counter[str] = Counter()
+        self._bindings.set_host(0)
+
+    def bind(self, start: Start) -> Bound:
+        """Returns after the record was written and read back. Raises HookError with the reason; the container is not
+        bound then.
+        """
+        began = time.monotonic_ns()
+        try:
+            bound = self._bind(start, began)
+        except HookError as error:
+            self.outcomes[error.reason.value] += 1
+            raise
+        self.outcomes["bound"] += 1
+        return bound
+
+    def _bind(self, start: Start, began: int) -> Bound:
+        try:
+            cgroup = self._finder.of_process(start.pid, start.cgroups_path)
+        except CgroupError as error:
+            raise HookError(Reason.NO_CGROUP, str(error)) from error
+        with self._lock:
+            workload, policies, siblings = self._write(start, cgroup)
+        if siblings:
+            self._rewrite(siblings)
+        if start.held:
+            self._check_alive(start, cgroup)
+        else:
+            self._inherit(cgroup.id, workload, Path(f"{self._root}{cgroup.path}"))
+        return Bound(cgroup.id, workload, policies, (time.monotonic_ns() - began) // 1000)
+
+    def _write(self, start: Start, cgroup: ProcessCgroup) -> tuple[WorkloadId, int, tuple[CgroupId, ...]]:
+        container = start.identity.container_id
+        try:
+            added = self._registry.add_container(start.identity, cgroup.id, start.pid, not start.held)
+        except RegistryError as error:
+            raise HookError(Reason.CONFLICT, str(error)) from error
+        record = self._registry.workload(added.workload)
+        if record:
+            self._sink.workload_added(record)
+        try:
+            self._apply(added.operations)
+        except KernelError as error:
+            self._forget(container)
+            raise HookError(Reason.KERNEL, str(error)) from error
+        if start.held:
+            self._pending.setdefault(cgroup.id, time.monotonic())
+        else:
+            self._running[cgroup.id] = (added.workload, Path(f"{self._root}{cgroup.path}"))
+        binding = self._registry.binding(cgroup.id)
+        return added.workload, binding.policies.bit_count() if binding else 0, added.cgroups
+
+    def _check_alive(self, start: Start, cgroup: ProcessCgroup) -> None:
+        """A process that ended meanwhile has left its pid to anyone: what was bound may be nobody's."""
+        if self._finder.still_there(start.pid, cgroup):
+            return
+        self.unbind(start.identity.container_id)
+        raise HookError(Reason.PROCESS_GONE, f"process {start.pid} ended while it was held")
+
+    def _inherit(self, cgroup: CgroupId, workload: WorkloadId, directory: Path) -> None:
+        try:
+            self._bindings.inherit(cgroup, workload, directory)
+        except KernelError as error:
+            raise HookError(Reason.KERNEL, f"cgroups below {directory}: {error}") from error
+
+    def unbind(self, container: ContainerId) -> bool:
+        """True when it was bound."""
+        with self._lock:
+            return self._forget(container)
+
+    def retain(self, containers: Iterable[ContainerId]) -> int:
+        """Forgets every container that is not named; gives how many."""
+        kept = set(containers)
+        with self._lock:
+            gone = [record.identity.container_id for record in self._registry.containers()]
+            return sum(self._forget(container) for container in gone if container not in kept)
+
+    def _forget(self, container: ContainerId) -> bool:
+        record = self._registry.record(container)
+        if record is None:
+            return False
+        self._pending.pop(record.cgroup, None)
+        self._running.pop(record.cgroup, None)
+        self._apply(self._registry.remove_container(container))
+        self._sink.workload_removed(record.workload)
+        return True
+
+    def _apply(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            if isinstance(operation, SetBinding):
+                self._bindings.bind(operation.cgroup, operation.binding)
+            elif isinstance(operation, DeleteBinding):
+                self._bindings.delete(operation.cgroup)
+            else:
+                self._bindings.set_host(operation.policies)
+
+    def select(self, added: Iterable[tuple[PolicyId, Scope]], removed: Iterable[PolicyId]) -> int:
+        """Puts policies in force for the workloads in their scope and takes others out, in one write for each; gives
+        how many changed.
+        """
+        with self._lock:
+            changes = [self._registry.add_policy(policy, scope) for policy, scope in added]
+            changes += [self._registry.remove_policy(policy) for policy in removed]
+            if any(change.host for change in changes):
+                self._bindings.set_host(self._registry.host().policies)
+        return self._rewrite(_cgroups(changes))
+
+    def _rewrite(self, cgroups: tuple[CgroupId, ...]) -> int:
+        written = 0
+        for start in range(0, len(cgroups), CHUNK):
+            with self._lock:
+                for cgroup in cgroups[start : start + CHUNK]:
+                    binding = self._registry.binding(cgroup)
+                    written += bool(binding and self._bindings.rewrite(cgroup, binding))
+        return written
+
+    def containers(self) -> tuple[Record, ...]:
+        with self._lock:
+            return self._registry.containers()
+
+    def count(self, policy: PolicyId) -> int:
+        """How many containers a policy selects now."""
+        bit = 1 << policy
+        with self._lock:
+            bindings = (self._registry.binding(record.cgroup) for record in self._registry.containers())
+            return sum(bool(binding and binding.policies & bit) for binding in bindings)
+
+    def sweep(self, report: Callable[[str, Record], None], arming_deadline_s: float) -> None:
+        """The housekeeping, once a second: containers that the kernel removed, that never armed, and nested cgroups
+        of running ones.
+        """
+        with self._lock:
+            running, self._running = self._running, {}
+            for record in self._registry.containers():
+                self._sweep_one(record, report, arming_deadline_s)
+        for cgroup, (workload, directory) in running.items():
+            self._bindings.inherit(cgroup, workload, directory)
+
+    def _sweep_one(self, record: Record, report: Callable[[str, Record], None], arming_deadline_s: float) -> None:
+        if self._bindings.read(record.cgroup) is None:
+            self._forget(record.identity.container_id)
+            report("cgroup_removed", record)
+            return
+        since = self._pending.get(record.cgroup)
+        if since is None:
+            return
+        if self._bindings.is_pending(record.cgroup):
+            if time.monotonic() - since < arming_deadline_s:
+                return
+            self._bindings.arm(record.cgroup)
+            self.outcomes["armed_late"] += 1
+            report("armed_late", record)
+        del self._pending[record.cgroup]
+        self._registry.mark_armed(record.cgroup)
+
+
+def _cgroups(changes: Iterable[Changed]) -> tuple[CgroupId, ...]:
+    return tuple(sorted({cgroup for change in changes for cgroup in change.cgroups}))

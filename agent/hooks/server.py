@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's unix socket: one thread for each connection, ttrpc without a mux, services by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from agent.hooks.endpoint import CallError
+from agent.logs import fields
+from nri_plugin.ttrpc import Code, RemoteProtocolError, Request, ServerConnection
+
+MAX_CONNECTIONS = 64  # hooks of as many containers at once; the plugin holds one
+SOCKET_MODE = 0o660
+READ_SIZE = 1 << 16
+
+log = logging.getLogger("podgate.server")
+
+
+class Service(Protocol):
+    def call(self, method: str, payload: bytes) -> bytes: ...
+
+
+def listen(path: Path) -> socket.socket:
+    """A listening unix socket at path, mode 0660; what an earlier process left there is replaced by a rename, with no
+    moment without one.
+    """
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(temporary))
+    temporary.chmod(SOCKET_MODE)
+    listener.listen(128)
+    temporary.rename(path)
+    return listener
+
+
+class Server:
+    """services: by their full names."""
+
+    def __init__(self, listener: socket.socket, services: Mapping[str, Service]) -> None:
+        self._listener = listener
+        self._services = services
+        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._closing = False
+
+    def start(self) -> None:
+        threading.Thread(target=self._accept, name="accept", daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                channel, _ = self._listener.accept()
+            except OSError as error:
+                if self._closing:
+                    return
+                log.error("accept failed", extra=fields(error=str(error)))
+                continue
+            if not self._slots.acquire(blocking=False):
+                log.error("connection refused: too many", extra=fields(limit=MAX_CONNECTIONS))
+                channel.close()
+                continue
+            with self._lock:
+                self._open.add(channel)
+            threading.Thread(target=self._serve, args=(channel,), name="connection", daemon=True).start()
+
+    def _serve(self, channel: socket.socket) -> None:
+        connection = ServerConnection()
+        try:
+            while data := channel.recv(READ_SIZE):
+                for request in connection.receive_data(data):
+                    channel.sendall(self._answer(connection, request))
+                if own := connection.data_to_send():
+                    channel.sendall(own)
+        except RemoteProtocolError as error:
+            log.warning("connection dropped: not ttrpc", extra=fields(error=str(error)))
+        except OSError as error:
+            log.debug("connection lost", extra=fields(error=str(error)))
+        finally:
+            with self._lock:
+                self._open.discard(channel)
+            channel.close()
+            self._slots.release()
+
+    def _answer(self, connection: ServerConnection, request: Request) -> bytes:
+        service = self._services.get(request.service)
+        try:
+            if service is None:
+                raise CallError(Code.UNIMPLEMENTED, f"no service {request.service}")
+            return connection.respond(request.stream_id, service.call(request.method, request.payload))
+        except CallError as error:
+            return connection.respond_error(request.stream_id, error.code, error.message)
+        except Exception as error:
+            # An answer must come whatever is wrong here: the runtime holds a container for it.
+            log.exception("internal error", extra=fields(service=request.service, method=request.method))
+            return connection.respond_error(request.stream_id, Code.INTERNAL, f"internal error: {type(error).__name__}")
+
+    def stop(self) -> None:
+        self._closing = True
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for channel in self._open:
+                channel.shutdown(socket.SHUT_RDWR)

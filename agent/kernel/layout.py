@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The structures that bpf/ and user space share, from the side of user space. tests/unit/test_layout.py compares them
+with the C.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from agent.kernel.bpf import NO_PREALLOC, MapType
+
+POLICY_WORDS = 16
+STATE_PENDING = 1
+STATE_ARMED = 2
+BINDING = struct.Struct("<16QQQIIII")
+CGROUP_KEY = struct.Struct("<Q")
+ERROR_SITE = struct.Struct("<Ii")
+SELFCHECK = struct.Struct("<QQ")
+
+# enum pg_counter of bpf/maps/counters.h, in its order
+COUNTERS = (
+    "events_lost",
+    "deferred",
+    "unreadable",
+    "path_too_deep",
+    "inherit_failed",
+    "stale_binding",
+    "orphan",
+    "signal_failed",
+    "armed",
+)
+FILES = {1: "bpf/lib/syscall.h", 2: "bpf/base/base.c"}  # PG_FILE
+
+_WORD = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """One map of bpf/maps: sizes in bytes, entries as the kernel counts them."""
+
+    name: str
+    kind: MapType
+    key: int
+    value: int
+    entries: int
+    flags: int = 0
+
+
+def map_specs(ring_bytes: int, bindings: int) -> tuple[MapSpec, ...]:
+    """ring_bytes: a power of two. bindings: how many cgroups, nested ones included, can have a record."""
+    return (
+        MapSpec("bindings", MapType.HASH, 8, BINDING.size, bindings, NO_PREALLOC),
+        MapSpec("arming", MapType.HASH, 8, 4, 4096, NO_PREALLOC),
+        MapSpec("host", MapType.ARRAY, 4, BINDING.size, 1),
+        MapSpec("counters", MapType.PERCPU_ARRAY, 4, 8, len(COUNTERS)),
+        MapSpec("errors", MapType.HASH, ERROR_SITE.size, 8, 256, NO_PREALLOC),
+        MapSpec("strings", MapType.PERCPU_ARRAY, 4, 4360, 10),
+        MapSpec("call", MapType.PERCPU_ARRAY, 4, 64 + 16 * 1024, 1),
+        MapSpec("record", MapType.PERCPU_ARRAY, 4, 152 + 16384 + 4352, 1),
+        MapSpec("events", MapType.RINGBUF, 0, 0, ring_bytes),
+        MapSpec("deferred", MapType.LRU_HASH, 8, 56, 4096),
+        MapSpec("exec_text", MapType.LRU_HASH, 8, 4096, 128),
+        MapSpec("exec_scratch", MapType.PERCPU_ARRAY, 4, 4096, 1),
+        MapSpec("selfcheck", MapType.ARRAY, 4, SELFCHECK.size, 1),
+        MapSpec("slots", MapType.PROG_ARRAY, 4, 4, 1024),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BindingRecord:
+    """struct pg_binding. policies: bit n set when policy n selects the workload."""
+
+    policies: int
+    key: int
+    owner: int
+    workload: int
+    state: int
+    init_pid: int
+
+    def pack(self) -> bytes:
+        words = [(self.policies >> (64 * n)) & _WORD for n in range(POLICY_WORDS)]
+        return BINDING.pack(*words, self.key, self.owner, self.workload, self.state, self.init_pid, 0)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> BindingRecord:
+        fields = BINDING.unpack(data)
+        policies = sum(word << (64 * n) for n, word in enumerate(fields[:POLICY_WORDS]))
+        key, owner, workload, state, init_pid, _ = fields[POLICY_WORDS:]
+        return cls(policies, key, owner, workload, state, init_pid)

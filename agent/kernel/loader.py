@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's side of the loader process, where bcc compiles and loads; the other side is loader_main.py.
+
+One request, one process: it gets C text and the descriptors of the maps, and sends back the descriptors of the loaded
+programs (SCM_RIGHTS) or the compiler's and verifier's words. LLVM's memory goes with it. A deadline and an address
+space limit hold whatever the text is; the process is killed at the deadline and waited for in every case.
+
+On the socket: u32 little-endian length and JSON, one message each way; descriptors ride on the first byte of the
+answer.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.kernel import bpf
+from agent.kernel.errors import LoaderError
+
+BPF_SOURCES = Path(__file__).resolve().parents[2] / "bpf"
+LENGTH = struct.Struct("<I")
+MAX_ANSWER = 1 << 20
+MAX_PROGRAMS = 250  # in one message: SCM_MAX_FD is 253
+LOG_LINES = 12
+LOG_BYTES = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderLimits:
+    deadline_s: float = 30.0
+    memory_bytes: int = 2 << 30  # address space: LLVM maps some 600 MiB before it compiles anything
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSource:
+    """C text and the programs in it, name -> type."""
+
+    text: str
+    programs: Mapping[str, bpf.ProgType]
+
+
+class Loader:
+    """headers: the tree for BCC_KERNEL_SOURCE. maps: name -> descriptor, PG_FD_<name> in the C text. One load at a
+    time.
+    """
+
+    def __init__(self, headers: Path, maps: Mapping[str, int], limits: LoaderLimits) -> None:
+        self._headers = headers
+        self._maps = dict(maps)
+        self._limits = limits
+        self._lock = threading.Lock()
+
+    def load(self, source: ProgramSource) -> dict[str, bpf.Fd]:
+        """Compiles and loads; the descriptors by program name. Raises LoaderError, and then nothing stays loaded."""
+        if len(source.programs) > MAX_PROGRAMS:
+            raise LoaderError("start", f"{len(source.programs)} programs in one request, at most {MAX_PROGRAMS}")
+        with self._lock:
+            return self._load(source)
+
+    def _load(self, source: ProgramSource) -> dict[str, bpf.Fd]:
+        ours, theirs = socket.socketpair()
+        log = os.memfd_create("podgate-loader", os.MFD_CLOEXEC)
+        try:
+            process = self._spawn(theirs, log)
+            theirs.close()
+            try:
+                answer, fds = self._exchange(ours, source)
+            except (OSError, EOFError) as error:
+                raise self._failure(process, error, log) from error
+            finally:
+                process.kill()
+                process.wait()
+            return _take(answer, fds, source, log)
+        finally:
+            ours.close()
+            theirs.close()
+            os.close(log)
+
+    def _spawn(self, socket_: socket.socket, log: int) -> subprocess.Popen[bytes]:
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C", "BCC_KERNEL_SOURCE": str(self._headers)}
+        command = [
+            sys.executable,
+            "-I",
+            "-m",
+            "agent.kernel.loader_main",
+            str(socket_.fileno()),
+            str(self._limits.memory_bytes),
+        ]
+        keep = [socket_.fileno(), *self._maps.values()]
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=keep,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def _exchange(self, channel: socket.socket, source: ProgramSource) -> tuple[dict[str, object], list[int]]:
+        flags = [f"-DPG_FD_{name}={fd}" for name, fd in self._maps.items()] + [f"-I{BPF_SOURCES}"]
+        request = {"text": source.text, "flags": flags, "programs": dict(source.programs)}
+        end = time.monotonic() + self._limits.deadline_s
+        data = json.dumps(request).encode()
+        channel.settimeout(self._limits.deadline_s)
+        channel.sendall(LENGTH.pack(len(data)) + data)
+        return _receive(channel, end)
+
+    def _failure(self, process: subprocess.Popen[bytes], error: Exception, log: int) -> LoaderError:
+        """What a loader that did not answer died of."""
+        if isinstance(error, TimeoutError):
+            return LoaderError("deadline", f"no answer in {self._limits.deadline_s:g} s; it was ended")
+        status = process.wait()
+        limit = f"address space limit {self._limits.memory_bytes >> 20} MiB"
+        words = log_tail(log)
+        if "bad_alloc" in words or "MemoryError" in words or "out of memory" in words.lower():
+            return LoaderError("memory", f"{limit} reached; {words}")
+        return LoaderError("start", f"it ended with status {status} ({limit}); {words}")
+
+
+def _receive(channel: socket.socket, end: float) -> tuple[dict[str, object], list[int]]:
+    fds: list[int] = []
+    data = b""
+    needed = LENGTH.size
+    try:
+        while len(data) < needed:
+            channel.settimeout(max(0.001, end - time.monotonic()))
+            part, ancillary, _, _ = channel.recvmsg(65536, socket.CMSG_SPACE(4 * (MAX_PROGRAMS + 3)))
+            fds += _descriptors(ancillary)
+            if not part:
+                raise EOFError("the loader closed the connection")
+            data += part
+            if len(data) >= LENGTH.size:
+                needed = LENGTH.size + min(LENGTH.unpack_from(data)[0], MAX_ANSWER)
+        answer = json.loads(data[LENGTH.size : needed])
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return answer, fds
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    for fd in found:
+        os.set_inheritable(fd, False)
+    return found.tolist()
+
+
+def _take(answer: dict[str, object], fds: list[int], source: ProgramSource, log: int) -> dict[str, bpf.Fd]:
+    owned = [bpf.Fd(fd) for fd in fds]
+    if answer.get("stage"):
+        raise LoaderError(str(answer["stage"]), f"{answer.get('error', '')}: {log_tail(log)}".strip(": "))
+    if len(owned) != len(source.programs):
+        raise LoaderError("load", f"{len(owned)} descriptors for {len(source.programs)} programs")
+    return dict(zip(source.programs, owned, strict=True))
+
+
+def log_tail(log: int) -> str:
+    """The last lines that the compiler or the verifier wrote, in one line."""
+    size = os.fstat(log).st_size
+    text = os.pread(log, LOG_BYTES, max(0, size - LOG_BYTES)).decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-LOG_LINES:])

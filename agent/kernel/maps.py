@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's side of the bindings: typed access to the maps that bpf/maps describes, and their pins."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.kernel import bpf
+from agent.kernel.errors import KernelError
+from agent.kernel.layout import (
+    CGROUP_KEY,
+    COUNTERS,
+    ERROR_SITE,
+    FILES,
+    SELFCHECK,
+    STATE_ARMED,
+    STATE_PENDING,
+    BindingRecord,
+    MapSpec,
+)
+from agent.workload.identity import CgroupId
+from agent.workload.operations import Binding
+
+ZERO = bytes(4)
+MAX_NESTED = 65536  # directories looked at below one container: as many as bindings has room for
+
+
+def possible_cpus() -> int:
+    """How many values a per-CPU map has for each key: /sys/devices/system/cpu/possible, `0-N` with no holes on x86."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(text.rpartition("-")[2].rpartition(",")[2]) + 1
+
+
+class Maps:
+    """Owns the descriptors of every map, by name."""
+
+    def __init__(self, fds: Mapping[str, bpf.Fd]) -> None:
+        self._fds = dict(fds)
+
+    @classmethod
+    def create(cls, specs: tuple[MapSpec, ...], pins: Path) -> Maps:
+        """Creates and pins; pins must be an empty directory of a bpffs."""
+        fds = {}
+        for spec in specs:
+            fd = bpf.create_map(spec.kind, spec.key, spec.value, spec.entries, f"pg_{spec.name}", spec.flags)
+            bpf.pin(fd.fileno(), str(pins / spec.name))
+            fds[spec.name] = fd
+        return cls(fds)
+
+    def fileno(self, name: str) -> int:
+        return self._fds[name].fileno()
+
+    def descriptors(self) -> dict[str, int]:
+        return {name: fd.fileno() for name, fd in self._fds.items()}
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            fd.close()
+
+
+class Bindings:
+    """The maps bindings, arming and host. One writer at a time: the caller holds its lock."""
+
+    def __init__(self, maps: Maps) -> None:
+        self._bindings = maps.fileno("bindings")
+        self._arming = maps.fileno("arming")
+        self._host = maps.fileno("host")
+
+    def bind(self, cgroup: CgroupId, binding: Binding) -> None:
+        """Writes a container's record and reads it back.
+
+        A pending one is entered into arming first, so it is never armed too early; one that is announced again is
+        not, so it is never disarmed.
+        """
+        key = CGROUP_KEY.pack(cgroup)
+        known = self.read(cgroup)
+        again = known is not None and known.workload == binding.workload
+        if not binding.armed and not again:
+            bpf.update(self._arming, key, struct.pack("<I", binding.init_pid))
+        elif binding.armed:
+            bpf.delete(self._arming, key)
+        bpf.update(self._bindings, key, _record(cgroup, binding).pack())
+        self._verify(cgroup, binding)
+
+    def _verify(self, cgroup: CgroupId, binding: Binding) -> None:
+        """The kernel may turn pending into armed at any moment; all else must be what was written."""
+        found = self.read(cgroup)
+        if found is None or (found.policies, found.workload, found.owner) != (
+            binding.policies,
+            binding.workload,
+            cgroup,
+        ):
+            raise KernelError(
+                f"the binding of cgroup {cgroup} is not what was written", 0, "its cgroup was removed meanwhile"
+            )
+
+    def rewrite(self, cgroup: CgroupId, binding: Binding) -> bool:
+        """Other policies for a container that is bound; False when the kernel has removed it meanwhile."""
+        try:
+            bpf.update(self._bindings, CGROUP_KEY.pack(cgroup), _record(cgroup, binding).pack(), bpf.BPF_EXIST)
+        except KernelError as error:
+            if error.code == 2:
+                return False
+            raise
+        return True
+
+    def arm(self, cgroup: CgroupId) -> bool:
+        """True when the container was still pending."""
+        return bpf.delete(self._arming, CGROUP_KEY.pack(cgroup))
+
+    def is_pending(self, cgroup: CgroupId) -> bool:
+        return bpf.lookup(self._arming, CGROUP_KEY.pack(cgroup), 4) is not None
+
+    def delete(self, cgroup: CgroupId) -> None:
+        key = CGROUP_KEY.pack(cgroup)
+        bpf.delete(self._bindings, key)
+        bpf.delete(self._arming, key)
+
+    def read(self, cgroup: CgroupId) -> BindingRecord | None:
+        data = bpf.lookup(self._bindings, CGROUP_KEY.pack(cgroup), 160)
+        return BindingRecord.unpack(data) if data else None
+
+    def set_host(self, policies: int) -> None:
+        """The host record's state belongs to the kernel: it is kept."""
+        current = bpf.lookup(self._host, ZERO, 160)
+        state = BindingRecord.unpack(current).state if current else 0
+        bpf.update(self._host, ZERO, BindingRecord(policies, 0, 0, 0, state, 0).pack())
+
+    def inherit(self, cgroup: CgroupId, workload: int, directory: Path) -> int:
+        """Links the cgroups that exist below a container bound while it runs; gives how many were new."""
+        added = 0
+        for seen, path in enumerate(_below(directory)):
+            if seen >= MAX_NESTED:
+                raise KernelError(
+                    f"more than {MAX_NESTED} cgroups below {directory}", 0, "its processes are found by their ancestors"
+                )
+            added += self._link(path, cgroup, workload)
+        return added
+
+    def _link(self, path: str, owner: CgroupId, workload: int) -> int:
+        try:
+            child = os.stat(path).st_ino
+            record = BindingRecord(0, child, owner, workload, STATE_ARMED, 0)
+            bpf.update(self._bindings, CGROUP_KEY.pack(child), record.pack(), bpf.BPF_NOEXIST)
+        except FileNotFoundError:
+            return 0  # removed meanwhile
+        except KernelError as error:
+            if error.code == 17:
+                return 0  # linked by the kernel
+            raise
+        return 1
+
+    def cgroups(self) -> list[CgroupId]:
+        """Every cgroup with a record, nested ones included."""
+        return [CgroupId(CGROUP_KEY.unpack(key)[0]) for key in bpf.keys(self._bindings, 8)]
+
+
+def _record(cgroup: CgroupId, binding: Binding) -> BindingRecord:
+    state = STATE_ARMED if binding.armed else STATE_PENDING
+    return BindingRecord(binding.policies, cgroup, cgroup, binding.workload, state, binding.init_pid)
+
+
+def _below(directory: Path) -> list[str]:
+    """Directories below, not deeper than the kernel side searches; those that vanish are left out."""
+    found: list[str] = []
+    waiting = [str(directory)]
+    while waiting and len(found) <= MAX_NESTED:
+        try:
+            children = [entry.path for entry in os.scandir(waiting.pop()) if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            continue
+        found += children
+        waiting += children
+    return found
+
+
+def read_counters(maps: Maps, cpus: int) -> dict[str, int]:
+    """The counters of bpf/maps/counters.h, summed over CPUs."""
+    totals = {}
+    for index, name in enumerate(COUNTERS):
+        data = bpf.lookup(maps.fileno("counters"), struct.pack("<I", index), 8 * cpus)
+        totals[name] = sum(struct.unpack(f"<{cpus}Q", data)) if data else 0
+    return totals
+
+
+def read_errors(maps: Maps) -> list[tuple[str, int, int]]:
+    """Failed helpers: (file:line, errno, how often)."""
+    rows = []
+    for key in bpf.keys(maps.fileno("errors"), ERROR_SITE.size):
+        site, code = ERROR_SITE.unpack(key)
+        value = bpf.lookup(maps.fileno("errors"), key, 8)
+        if value:
+            rows.append(
+                (f"{FILES.get(site >> 16, site >> 16)}:{site & 0xFFFF}", -code, int.from_bytes(value, "little"))
+            )
+    return sorted(rows)
+
+
+def read_selfcheck(maps: Maps) -> tuple[int, int]:
+    """(cgroup id, tgid) that the program pg_self saw."""
+    data = bpf.lookup(maps.fileno("selfcheck"), ZERO, SELFCHECK.size) or bytes(SELFCHECK.size)
+    cgroup, pid_tgid = SELFCHECK.unpack(data)
+    return cgroup, pid_tgid >> 32

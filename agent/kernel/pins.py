@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's directory in bpffs: maps/ and links/ below it. What is pinned there works on whatever happens to the
+agent.
+
+A starting agent moves what an earlier one left to DIRECTORY-previous (bpffs keeps names with dots to itself), where
+it stays in force until the new rules are.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.kernel.errors import KernelError
+
+DEFAULT_DIRECTORY = Path("/sys/fs/bpf/podgate")
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    directory: Path
+
+    @property
+    def maps(self) -> Path:
+        return self.directory / "maps"
+
+    @property
+    def links(self) -> Path:
+        return self.directory / "links"
+
+    @property
+    def previous(self) -> Path:
+        return self.directory.with_name(self.directory.name + "-previous")
+
+    def prepare(self) -> bool:
+        """Makes the empty directories; True when an earlier agent's were there and are in force still."""
+        try:
+            found = self._set_aside()
+            self.maps.mkdir(parents=True)
+            self.links.mkdir()
+            self.directory.chmod(0o700)
+        except OSError as error:
+            raise KernelError(
+                f"{self.directory}", error.errno or 0, "the directory must be on a writable bpffs"
+            ) from error
+        return found
+
+    def _set_aside(self) -> bool:
+        if not self.directory.exists():
+            return self.previous.exists()
+        remove_tree(self.previous)
+        self.directory.rename(self.previous)
+        return True
+
+    def release_previous(self) -> int:
+        """Ends what the earlier agent left; gives how many links that were."""
+        links = self.previous / "links"
+        count = len(os.listdir(links)) if links.is_dir() else 0
+        remove_tree(self.previous)
+        return count
+
+    def release(self) -> None:
+        remove_tree(self.directory)
+
+
+def remove_tree(directory: Path) -> None:
+    """Links go first: no program runs on with its maps half gone."""
+    if not directory.exists():
+        return
+    for name in sorted(os.listdir(directory)):
+        path = directory / name
+        if path.is_dir():
+            remove_tree(path)
+        else:
+            path.unlink(missing_ok=True)
+    directory.rmdir()

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command podgate-agent."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import click
+
+from agent.app import Agent, Config, StartError
+from agent.kernel.errors import KernelError
+from agent.kernel.loader import LoaderLimits
+from agent.kernel.pins import DEFAULT_DIRECTORY
+from agent.logs import configure, fields
+
+SWITCH_INTERVAL_S = 0.0005  # a thread that answers a hook waits at most so long for one that parses a policy
+
+log = logging.getLogger("podgate.agent")
+
+
+def check_ring(_context: click.Context, _parameter: click.Parameter, kib: int) -> int:
+    """A ring buffer's size is a power of two of pages (kernel/bpf/ringbuf.c)."""
+    if kib & (kib - 1):
+        raise click.BadParameter(f"{kib} is not a power of two")
+    return kib
+
+
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.option("--run-dir", type=click.Path(path_type=Path), default=Path("/run/podgate"), help="Sockets and lock.")
+@click.option("--pin-dir", type=click.Path(path_type=Path), default=DEFAULT_DIRECTORY, help="Maps and links, on bpffs.")
+@click.option(
+    "--cache-dir", type=click.Path(path_type=Path), default=Path("/var/cache/podgate/headers"), help="Header trees."
+)
+@click.option(
+    "--policy-dir",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Policies to load at start: *.yaml, *.yml, *.json.",
+)
+@click.option(
+    "--ring-kib", type=click.IntRange(4, 1 << 20), default=4096, callback=check_ring, help="Event ring buffer."
+)
+@click.option(
+    "--max-bindings",
+    type=click.IntRange(64, 1 << 20),
+    default=65536,
+    help="Cgroups that can be bound, nested ones included.",
+)
+@click.option(
+    "--arming-deadline",
+    type=click.FloatRange(0.1, 600),
+    default=10.0,
+    help="Seconds after which a container counts as started.",
+)
+@click.option(
+    "--loader-deadline", type=click.FloatRange(0.1, 600), default=30.0, help="Seconds for compiling and loading."
+)
+@click.option("--loader-memory", type=click.IntRange(64, 1 << 16), default=2048, help="MiB of address space for that.")
+@click.option(
+    "--nice", type=click.IntRange(-20, 19), default=-10, help="Scheduling priority; starts wait for the agent."
+)
+@click.option("--log-file", type=click.Path(dir_okay=False), help="Append the JSON log here instead of stderr.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+def main(
+    run_dir: Path,
+    pin_dir: Path,
+    cache_dir: Path,
+    policy_dir: Path | None,
+    ring_kib: int,
+    max_bindings: int,
+    arming_deadline: float,
+    loader_deadline: float,
+    loader_memory: int,
+    nice: int,
+    log_file: str | None,
+    log_level: str,
+) -> None:
+    """Enforce tracing policies on this node's containers, from their first instruction on.
+
+    Runtime hooks tell the agent of each container on RUN_DIR/agent.sock; events come out on RUN_DIR/events.sock.
+    Stops on SIGTERM, and then no policy is enforced any more. Exit status 1: it could not start, and the last line of
+    the log says why.
+    """
+    _configure(log_file, log_level, nice)
+    limits = LoaderLimits(loader_deadline, loader_memory << 20)
+    config = Config(run_dir, pin_dir, cache_dir, policy_dir, ring_kib << 10, max_bindings, arming_deadline, limits)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    try:
+        Agent(config).run(stop)
+    except (StartError, KernelError) as error:
+        log.error("cannot start", extra=fields(error=str(error)))
+        click.echo(f"podgate-agent: {error}", err=True)
+        sys.exit(1)
+
+
+def _configure(log_file: str | None, log_level: str, nice: int) -> None:
+    try:
+        configure(log_file, log_level)
+    except OSError as error:
+        raise click.BadParameter(f"{log_file}: {error.strerror}", param_hint="--log-file") from error
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+    except OSError as error:
+        log.warning("nice_not_set", extra=fields(nice=nice, reason=error.strerror))
+
+
+if __name__ == "__main__":
+    main()

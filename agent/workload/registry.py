@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who runs on the node, and which policies apply to whom.
+
+Theory of operation. The registry is the desired state: containers, each with its cgroup and its pod, and policies,
+each with a scope. From both follow the bindings that the kernel must hold, one a cgroup, and one mask for host
+processes. A call changes the desired state first and returns what has to be written; the caller writes. Nothing here
+waits, locks or does IO: the caller makes the calls one after the other.
+
+What a container's start waits for comes as complete operations, in the order to write them. What touches many
+cgroups (a policy, a pod's labels) comes as the list of the cgroups that changed; the caller asks `binding` for
+each when it writes it, chunk by chunk, because containers may come and go between the chunks.
+
+Three rules keep the order of messages from mattering:
+
+- Labels belong to the pod, not to the container that brought them. The newest message wins, and the pod's
+  other containers follow. The bits of a pod are computed once for it, not once for each container.
+- A container has one cgroup and a cgroup has one container. What a message contradicts goes away: a container
+  seen in another cgroup leaves the old one, a cgroup seen with another container drops the old record.
+- Arming only goes from False to True, as long as the container stays in its cgroup. The kernel arms first and the
+  registry hears of it later, so a binding with `armed` False says "not known to be armed": the writer never takes the
+  kernel's armed state back for the same workload.
+
+A container keeps its workload id as long as it is known, also in another cgroup; ids are never given out twice.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from agent.workload.errors import NamespaceConflict, PolicyIdInUse, PolicyIdOutOfRange, WorkloadIdsExhausted
+from agent.workload.identity import (
+    MAX_POLICIES,
+    MAX_WORKLOAD_ID,
+    CgroupId,
+    ContainerId,
+    ContainerIdentity,
+    Labels,
+    PodUid,
+    PolicyId,
+    WorkloadId,
+)
+from agent.workload.operations import Binding, DeleteBinding, Operation, SetBinding, SetHost
+from agent.workload.scopes import Scope, ScopeIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A known container; `identity.labels` are the newest of its pod."""
+
+    identity: ContainerIdentity
+    cgroup: CgroupId
+    workload: WorkloadId
+    armed: bool
+    init_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What a policy changed: the host's mask if it did, and the cgroups whose bindings did, sorted."""
+
+    host: SetHost | None
+    cgroups: tuple[CgroupId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a container changed.
+
+    `operations` are to be written before the container may run, in this order. `displaced` are the containers whose
+    records went because this one has their cgroup. `cgroups` are those of the pod's other containers whose bindings
+    changed with the pod's labels, sorted.
+    """
+
+    workload: WorkloadId
+    operations: tuple[Operation, ...]
+    displaced: tuple[ContainerId, ...]
+    cgroups: tuple[CgroupId, ...]
+
+
+# A pod's uid, or its namespace and name where the runtime gives no uid.
+_PodKey = PodUid | tuple[str, str]
+
+
+def _pod_key(identity: ContainerIdentity) -> _PodKey:
+    return identity.pod_uid or (identity.namespace, identity.pod_name)
+
+
+@dataclass(slots=True)
+class _Pod:
+    namespace: str
+    labels: Labels
+    bits: int
+    containers: set[ContainerId] = field(default_factory=set)
+
+
+class Registry:
+    """The desired state of the node's bindings."""
+
+    def __init__(self) -> None:
+        self._scopes = ScopeIndex()
+        self._pods: dict[_PodKey, _Pod] = {}
+        self._records: dict[ContainerId, Record] = {}
+        self._by_cgroup: dict[CgroupId, ContainerId] = {}
+        self._by_workload: dict[WorkloadId, ContainerId] = {}
+        self._last_workload = 0
+
+    def add_policy(self, policy: PolicyId, scope: Scope) -> Changed:
+        """Apply a policy to its scope. Raises PolicyIdInUse, PolicyIdOutOfRange."""
+        if not 0 <= policy < MAX_POLICIES:
+            raise PolicyIdOutOfRange(policy)
+        if policy in self._scopes:
+            raise PolicyIdInUse(policy)
+        self._scopes.add(policy, scope)
+        return self._rescope(policy, scope)
+
+    def remove_policy(self, policy: PolicyId) -> Changed:
+        """Apply a policy to nothing any more; nothing changes when it is unknown."""
+        scope = self._scopes.remove(policy)
+        return Changed(None, ()) if scope is None else self._rescope(policy, scope)
+
+    def _rescope(self, policy: PolicyId, scope: Scope) -> Changed:
+        """Flip the bit of a policy in every pod of its scope."""
+        bit = 1 << policy
+        changed: list[CgroupId] = []
+        for pod in self._pods.values():
+            if scope.has_pod(pod.namespace, pod.labels):
+                pod.bits ^= bit
+                changed += (self._records[container].cgroup for container in pod.containers)
+        host = SetHost(self._scopes.everything) if scope.is_everything else None
+        return Changed(host, tuple(sorted(changed)))
+
+    def add_container(self, identity: ContainerIdentity, cgroup: CgroupId, init_pid: int, armed: bool) -> Added:
+        """Take a container in, or what a newer message says of a known one.
+
+        `init_pid` 0 keeps the pid that is known. Raises NamespaceConflict, WorkloadIdsExhausted.
+        """
+        self._check_namespace(identity)
+        old = self._records.get(identity.container_id)
+        workload = old.workload if old else self._next_workload()
+        displaced = self._displace(identity.container_id, cgroup)
+        if old and _pod_key(old.identity) != _pod_key(identity):
+            self._leave_pod(old)
+        siblings = self._join_pod(identity)
+        stays = old if old and old.cgroup == cgroup else None
+        record = Record(
+            identity,
+            cgroup,
+            workload,
+            armed or (stays is not None and stays.armed),
+            init_pid or (stays.init_pid if stays else 0),
+        )
+        self._store(record)
+        operations: list[Operation] = [SetBinding(cgroup, self._binding(record))]
+        if old and old.cgroup != cgroup:
+            del self._by_cgroup[old.cgroup]
+            operations.append(DeleteBinding(old.cgroup))
+        return Added(workload, tuple(operations), displaced, siblings)
+
+    def _check_namespace(self, identity: ContainerIdentity) -> None:
+        pod = self._pods.get(_pod_key(identity))
+        if pod and pod.namespace != identity.namespace:
+            raise NamespaceConflict(identity.pod_uid, pod.namespace, identity.namespace)
+
+    def _next_workload(self) -> WorkloadId:
+        if self._last_workload == MAX_WORKLOAD_ID:
+            raise WorkloadIdsExhausted
+        self._last_workload += 1
+        return WorkloadId(self._last_workload)
+
+    def _displace(self, container: ContainerId, cgroup: CgroupId) -> tuple[ContainerId, ...]:
+        """Drop the record of another container in the cgroup. Its binding is overwritten, so never absent."""
+        other = self._by_cgroup.get(cgroup)
+        if other is None or other == container:
+            return ()
+        self._forget(self._records[other])
+        return (other,)
+
+    def _join_pod(self, identity: ContainerIdentity) -> tuple[CgroupId, ...]:
+        """Put a container in its pod; gives the cgroups of the others whose bits changed with the labels."""
+        pod = self._pods.get(_pod_key(identity))
+        if pod is None:
+            bits = self._scopes.bits(identity.namespace, identity.labels)
+            pod = self._pods[_pod_key(identity)] = _Pod(identity.namespace, identity.labels, bits)
+        changed: tuple[CgroupId, ...] = ()
+        if pod.labels != identity.labels:
+            changed = self._relabel(pod, identity)
+        pod.containers.add(identity.container_id)
+        return changed
+
+    def _relabel(self, pod: _Pod, identity: ContainerIdentity) -> tuple[CgroupId, ...]:
+        old_bits = pod.bits
+        pod.labels = identity.labels
+        pod.bits = self._scopes.bits(pod.namespace, pod.labels)
+        others = [self._records[container] for container in pod.containers - {identity.container_id}]
+        for other in others:
+            self._store(replace(other, identity=replace(other.identity, labels=pod.labels)))
+        return tuple(sorted(other.cgroup for other in others)) if pod.bits != old_bits else ()
+
+    def _store(self, record: Record) -> None:
+        container = record.identity.container_id
+        self._records[container] = record
+        self._by_cgroup[record.cgroup] = container
+        self._by_workload[record.workload] = container
+
+    def _leave_pod(self, record: Record) -> None:
+        key = _pod_key(record.identity)
+        pod = self._pods[key]
+        pod.containers.discard(record.identity.container_id)
+        if not pod.containers:
+            del self._pods[key]
+
+    def _forget(self, record: Record) -> None:
+        self._leave_pod(record)
+        del self._records[record.identity.container_id]
+        del self._by_cgroup[record.cgroup]
+        del self._by_workload[record.workload]
+
+    def remove_container(self, container: ContainerId) -> tuple[Operation, ...]:
+        """Forget a container; no operations when it is unknown."""
+        record = self._records.get(container)
+        if record is None:
+            return ()
+        self._forget(record)
+        return (DeleteBinding(record.cgroup),)
+
+    def retain(self, containers: Iterable[ContainerId]) -> tuple[Operation, ...]:
+        """Forget all containers that are not named: what a runtime's full list says. Sorted by cgroup."""
+        gone = [self._records[container] for container in self._records.keys() - set(containers)]
+        for record in gone:
+            self._forget(record)
+        return tuple(DeleteBinding(cgroup) for cgroup in sorted(record.cgroup for record in gone))
+
+    def mark_armed(self, cgroup: CgroupId) -> bool:
+        """Note that the kernel armed a binding; False when the cgroup is unknown. Nothing has to be written."""
+        container = self._by_cgroup.get(cgroup)
+        if container is None:
+            return False
+        self._records[container] = replace(self._records[container], armed=True)
+        return True
+
+    def binding(self, cgroup: CgroupId) -> Binding | None:
+        """What the kernel must hold for a cgroup now; None when no container has it."""
+        container = self._by_cgroup.get(cgroup)
+        return None if container is None else self._binding(self._records[container])
+
+    def _binding(self, record: Record) -> Binding:
+        bits = self._pods[_pod_key(record.identity)].bits
+        return Binding(bits, record.workload, record.armed, record.init_pid)
+
+    def host(self) -> SetHost:
+        """What the kernel must hold for host processes now."""
+        return SetHost(self._scopes.everything)
+
+    def containers(self) -> tuple[Record, ...]:
+        """All known containers, in the order of their workload ids."""
+        return tuple(sorted(self._records.values(), key=lambda record: record.workload))
+
+    def record(self, container: ContainerId) -> Record | None:
+        """A known container; None when it is unknown."""
+        return self._records.get(container)
+
+    def workload(self, workload: WorkloadId) -> Record | None:
+        """The container of a workload id; None when it is gone."""
+        container = self._by_workload.get(workload)
+        return None if container is None else self._records[container]

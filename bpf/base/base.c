@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The programs that run whatever the policies are: bindings follow cgroups, containers are armed at their entrypoint's
+ * execve, and the agent can ask what BPF sees of it.
+ */
+#define PG_FILE 2
+
+#include "lib/kernel.h"
+#include "maps/bindings.h"
+#include "maps/counters.h"
+#include "maps/deferred.h"
+
+PG_INLINE __u64 pg_cgroup_id(const struct cgroup *cgroup)
+{
+	struct kernfs_node *node = NULL;
+	__u64 id = 0;
+
+	pg_read(node, &cgroup->kn);
+	pg_read(id, &node->id);
+	return id;
+}
+
+/* The unified hierarchy is cgroup_dfl_root, the one whose hierarchy_id is 0 (kernel/cgroup/cgroup.c, cgroup_init). */
+PG_INLINE int pg_on_v2(const struct cgroup *cgroup)
+{
+	struct cgroup_root *root = NULL;
+	int hierarchy = -1;
+
+	pg_read(root, &cgroup->root);
+	pg_read(hierarchy, &root->hierarchy_id);
+	return hierarchy == 0;
+}
+
+PG_INLINE void pg_search_from_now(void)
+{
+	struct pg_binding *host = pg_host();
+
+	if (host)
+		pg_once(host->state) = PG_HOST_SEARCH;
+}
+
+/* cgroup_mkdir(struct cgroup *cgrp, const char *path): before the directory can be entered or listed. */
+int pg_cgroup_mkdir(struct bpf_raw_tracepoint_args *ctx)
+{
+	const struct cgroup *cgroup = (const struct cgroup *)ctx->args[0];
+	struct cgroup_subsys_state *parent = NULL;
+	struct pg_binding *from, record = {};
+	__u64 id, parent_id;
+	long error;
+
+	if (!pg_on_v2(cgroup))
+		return 0;
+	pg_read(parent, &cgroup->self.parent);
+	if (!parent)
+		return 0;
+	parent_id = pg_cgroup_id((const struct cgroup *)((const char *)parent - offsetof(struct cgroup, self)));
+	from = pg_lookup(bindings, &parent_id);
+	if (!from)
+		return 0;
+	id = pg_cgroup_id(cgroup);
+	record.self = id;
+	record.owner = from->owner;
+	record.workload = from->workload;
+	record.state = PG_STATE_ARMED;
+	error = pg_update(bindings, &id, &record, BPF_NOEXIST);
+	if (error) {
+		pg_failed(error);
+		pg_count(PG_COUNT_INHERIT_FAILED);
+		pg_search_from_now();
+	}
+	return 0;
+}
+
+/* cgroup_release(struct cgroup *cgrp, const char *path): the last reference is gone, and with it the id. */
+int pg_cgroup_release(struct bpf_raw_tracepoint_args *ctx)
+{
+	const struct cgroup *cgroup = (const struct cgroup *)ctx->args[0];
+	__u64 id;
+
+	if (!pg_on_v2(cgroup))
+		return 0;
+	id = pg_cgroup_id(cgroup);
+	pg_delete(bindings, &id);
+	pg_delete(arming, &id);
+	return 0;
+}
+
+PG_INLINE void pg_arm(void)
+{
+	__u64 id = bpf_get_current_cgroup_id();
+	struct pg_binding *binding = pg_lookup(bindings, &id);
+	__u32 *init_pid;
+
+	if (!binding)
+		return;
+	id = binding->owner;
+	init_pid = pg_lookup(arming, &id);
+	if (!init_pid || *init_pid != bpf_get_current_pid_tgid() >> 32)
+		return;
+	pg_delete(arming, &id);
+	pg_count(PG_COUNT_ARMED);
+	binding = pg_lookup(bindings, &id);
+	if (binding)
+		binding->state = PG_STATE_ARMED;
+}
+
+/*
+ * An execve whose path was not resident at its entry: what the kernel read of it is kept for the check at the exit. A
+ * thread that is not its group's leader takes the leader's id in execve (de_thread of fs/exec.c), and the entry moves
+ * with it.
+ */
+PG_INLINE void pg_keep_exec(__u32 old_pid, const struct linux_binprm *bprm)
+{
+	__u64 now = bpf_get_current_pid_tgid();
+	__u64 before = (now & 0xffffffff00000000ULL) | old_pid;
+	struct pg_deferred *entry = pg_lookup(deferred, &before), copy;
+	const char *filename = NULL;
+	__u32 zero = 0;
+	struct pg_exec_text *text = pg_lookup(exec_scratch, &zero);
+	long error;
+
+	if (!entry || !text)
+		return;
+	copy = *entry;
+	pg_read(filename, &bprm->filename);
+	bpf_probe_read_kernel_str(text->data, sizeof(text->data), filename);
+	error = pg_update(exec_text, &now, text, BPF_ANY);
+	if (error)
+		pg_failed(error);
+	if (before == now)
+		return;
+	pg_delete(deferred, &before);
+	error = pg_update(deferred, &now, &copy, BPF_ANY);
+	if (error)
+		pg_failed(error);
+}
+
+/*
+ * sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm): the new image is in place and
+ * has run nothing yet. Only the init process that the binding names arms the container.
+ */
+int pg_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	pg_arm();
+	pg_keep_exec((__u32)ctx->args[1], (const struct linux_binprm *)ctx->args[2]);
+	return 0;
+}
+
+/* selfcheck: ARRAY[1]: what BPF sees of whoever runs this program through BPF_PROG_TEST_RUN. */
+struct pg_selfcheck {
+	__u64 cgroup;
+	__u64 pid_tgid;
+};
+_Static_assert(sizeof(struct pg_selfcheck) == 16, "selfcheck value");
+
+int pg_self(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u32 zero = 0;
+	struct pg_selfcheck *out = pg_lookup(selfcheck, &zero);
+
+	if (!out)
+		return 0;
+	out->cgroup = bpf_get_current_cgroup_id();
+	out->pid_tgid = bpf_get_current_pid_tgid();
+	return 0;
+}

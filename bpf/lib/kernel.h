@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the rest of bpf/ needs of the compiler and of the kernel. The compiler is bcc today; nothing outside of this
+ * file uses what only bcc has, and bcc's source rewriter finds nothing to rewrite: maps are file descriptors that the
+ * loader defines (PG_FD_<name>), kernel and user memory is read through the macros below.
+ */
+#ifndef PG_LIB_KERNEL_H
+#define PG_LIB_KERNEL_H
+
+#include <uapi/linux/ptrace.h>
+
+#define PG_INLINE static __always_inline
+
+/* A map as a helper's argument: llvm.bpf.pseudo with BPF_PSEUDO_MAP_FD becomes a map reference when the program is
+ * loaded. */
+#define pg_map(name) ((void *)bpf_pseudo_fd(1, PG_FD_##name))
+
+#define pg_lookup(name, key) bpf_map_lookup_elem(pg_map(name), key)
+#define pg_update(name, key, value, flags) bpf_map_update_elem(pg_map(name), key, value, flags)
+#define pg_delete(name, key) bpf_map_delete_elem(pg_map(name), key)
+
+/* Copies one kernel field into a local of the same type; the local is zero when the read fails. */
+#define pg_read(dst, field_address) bpf_probe_read_kernel(&(dst), sizeof(dst), field_address)
+
+/* A load that the compiler neither repeats nor moves. */
+#define pg_once(lvalue) (*(volatile typeof(lvalue) *)&(lvalue))
+
+/* Hides a value's origin, so that the mask after it survives the optimiser and the verifier sees the bound. */
+#define pg_opaque(var) asm volatile("" : "+r"(var))
+
+#endif

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * bindings: HASH, cgroup id -> struct pg_binding. A container has one record; each cgroup below it has a record that
+ * only names the container's (owner), written here at cgroup_mkdir. So one update changes the policies of a container
+ * with all its nested cgroups, and a cgroup created at that moment cannot keep the old ones. host: ARRAY[1] of struct
+ * pg_binding: every process in a cgroup without a record. Its state is PG_HOST_SEARCH once a child cgroup could not get
+ * its record: from then on a miss asks the cgroups above, so a container that fills the map stays bound. arming: HASH,
+ * cgroup id -> pid of the init process that the runtime holds. The entry says "pending"; its removal, at that process's
+ * execve, arms the container. The binding's state is only a hint that saves the look-up: user space may write an old
+ * state back with an update of the policies, and nothing is lost.
+ */
+#ifndef PG_MAPS_BINDINGS_H
+#define PG_MAPS_BINDINGS_H
+
+#include "lib/kernel.h"
+#include "maps/counters.h"
+
+#define PG_POLICY_WORDS 16
+
+#define PG_CGROUP_LEVELS 16
+
+enum pg_binding_state { PG_STATE_PENDING = 1, PG_STATE_ARMED = 2, PG_HOST_SEARCH = 3 };
+
+struct pg_binding {
+	__u64 policies[PG_POLICY_WORDS]; /* bit n: policy n selects this workload */
+	__u64 self;  /* the record's own key: an element that was recycled under a reader gives itself away */
+	__u64 owner; /* key of the record that holds the policies; self for a container */
+	__u32 workload;
+	__u32 state;
+	__u32 init_pid;
+	__u32 reserved;
+};
+_Static_assert(sizeof(struct pg_binding) == 160, "bindings value");
+
+PG_INLINE struct pg_binding *pg_host(void)
+{
+	__u32 zero = 0;
+
+	return pg_lookup(host, &zero);
+}
+
+/*
+ * True while the container's setup runs: its init process has not called execve for the entrypoint yet. On a hook point
+ * of execve itself the init process's own call is the entrypoint's, and is the container's already.
+ */
+PG_INLINE int pg_pending(struct pg_binding *binding, __u64 id, int exec_hook)
+{
+	__u32 *init_pid;
+
+	if (pg_once(binding->state) != PG_STATE_PENDING)
+		return 0;
+	init_pid = pg_lookup(arming, &id);
+	if (!init_pid) {
+		binding->state = PG_STATE_ARMED;
+		return 0;
+	}
+	return !(exec_hook && *init_pid == bpf_get_current_pid_tgid() >> 32);
+}
+
+/* The nearest cgroup above the current one that has a record. */
+PG_INLINE struct pg_binding *pg_above(__u64 *id)
+{
+	struct pg_binding *binding, *nearest = NULL;
+	__u64 above;
+	int level;
+
+	for (level = 1; level < PG_CGROUP_LEVELS; level++) {
+		above = bpf_get_current_ancestor_cgroup_id(level);
+		if (!above)
+			break;
+		binding = pg_lookup(bindings, &above);
+		if (binding) {
+			nearest = binding;
+			*id = above;
+		}
+	}
+	return nearest;
+}
+
+/* The record whose policies apply to the current process, and its key (0 for the host's). */
+PG_INLINE struct pg_binding *pg_subject(__u64 *key, int exec_hook)
+{
+	__u64 id = bpf_get_current_cgroup_id();
+	struct pg_binding *binding = pg_lookup(bindings, &id), *host = pg_host();
+
+	*key = 0;
+	if (!binding && host && host->state == PG_HOST_SEARCH)
+		binding = pg_above(&id);
+	if (!binding)
+		return host;
+	if (binding->owner != id) {
+		id = binding->owner;
+		binding = pg_lookup(bindings, &id);
+		if (!binding) {
+			pg_count(PG_COUNT_ORPHAN);
+			return host;
+		}
+	}
+	if (pg_pending(binding, id, exec_hook))
+		return host;
+	*key = id;
+	return binding;
+}
+
+/*
+ * The policies that select the current process: p[n] for each n in words, a constant. Gives 0 when there is no answer.
+ * A record can be replaced, and its memory given to another one, between the look-up and the last load: then its key
+ * differs.
+ */
+PG_INLINE int pg_select(__u64 *p, __u32 *workload, __u32 words, int exec_hook)
+{
+	struct pg_binding *binding;
+	int attempt, word;
+	__u64 key;
+
+	for (attempt = 0; attempt < 2; attempt++) {
+		binding = pg_subject(&key, exec_hook);
+		if (!binding)
+			return 0;
+#pragma unroll
+		for (word = 0; word < PG_POLICY_WORDS; word++)
+			if (words & (1u << word))
+				p[word] = pg_once(binding->policies[word]);
+		*workload = pg_once(binding->workload);
+		if (pg_once(binding->self) == key)
+			return 1;
+	}
+	pg_count(PG_COUNT_STALE_BINDING);
+	return 0;
+}
+
+#endif

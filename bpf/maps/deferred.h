@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * deferred: LRU_HASH, pid_tgid -> struct pg_deferred: calls that are checked at their exit.
+ * exec_text: LRU_HASH, pid_tgid -> struct pg_exec_text: the path of such an execve, as the kernel copied it.
+ */
+#ifndef PG_MAPS_DEFERRED_H
+#define PG_MAPS_DEFERRED_H
+
+#include "lib/kernel.h"
+
+struct pg_deferred {
+	__u64 args[6];
+	__u64 hook; /* serial of the attachment: what another one left is not taken for this one's */
+};
+_Static_assert(sizeof(struct pg_deferred) == 56, "deferred value");
+
+struct pg_exec_text {
+	char data[4096]; /* PATH_MAX */
+};
+_Static_assert(sizeof(struct pg_exec_text) == 4096, "exec_text value");
+
+#endif

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * strings: PERCPU_ARRAY of struct pg_string: the arguments of the call at hand that are text or bytes, one slot each,
+ * the process's binary, and two work areas. Rules run with preemption disabled, so a CPU's slots belong to one call at
+ * a time.
+ */
+#ifndef PG_MAPS_STRINGS_H
+#define PG_MAPS_STRINGS_H
+
+#include "lib/kernel.h"
+
+#define PG_STRING_MAX 4096  /* PATH_MAX: what the kernel itself takes as a path, its NUL included */
+#define PG_STRING_ROOM 4352 /* and one path component more, which the verifier wants to see */
+
+#define PG_SLOT_BINARY 7
+#define PG_SLOT_TAIL 8
+#define PG_SLOT_WORK 9
+#define PG_SLOTS 10
+
+#define PG_STRING_CUT_TAIL 1   /* longer than the slot: the end is missing */
+#define PG_STRING_CUT_HEAD 2   /* a path deeper than PG_PATH_DEPTH: the root's side is missing */
+#define PG_STRING_UNREADABLE 4 /* no value */
+
+struct pg_string {
+	__u32 len; /* bytes in data, without a NUL */
+	__u32 flags;
+	char data[PG_STRING_ROOM];
+};
+_Static_assert(sizeof(struct pg_string) == 4360, "strings value");
+
+PG_INLINE struct pg_string *pg_string(__u32 slot)
+{
+	return pg_lookup(strings, &slot);
+}
+
+/* Each gives 0, or a negative errno when the user's memory is not resident or not there. */
+PG_INLINE long pg_read_user_string(struct pg_string *out, __u64 address)
+{
+	long n = bpf_probe_read_user_str(out->data, PG_STRING_MAX + 1, (const void *)address);
+
+	out->flags = n < 1 ? PG_STRING_UNREADABLE : n > PG_STRING_MAX ? PG_STRING_CUT_TAIL : 0;
+	out->len = n < 1 ? 0 : n - 1;
+	return n < 0 ? n : 0;
+}
+
+PG_INLINE long pg_read_user_bytes(struct pg_string *out, __u64 address, __u64 size)
+{
+	__u64 n = size > PG_STRING_MAX ? PG_STRING_MAX : size;
+	long error;
+
+	pg_opaque(n);
+	n &= 0x1fff;
+	if (n > PG_STRING_MAX)
+		n = PG_STRING_MAX;
+	error = bpf_probe_read_user(out->data, n, (const void *)address);
+	out->flags = error ? PG_STRING_UNREADABLE : size > PG_STRING_MAX ? PG_STRING_CUT_TAIL : 0;
+	out->len = error ? 0 : n;
+	return error;
+}
+
+/* 8 bytes of a slot at a constant place, as a number: what compares with a policy's bytes. */
+PG_INLINE __u64 pg_word(const struct pg_string *string, int index)
+{
+	return *(const __u64 *)(string->data + 8 * index);
+}
+
+/* A text of exactly n bytes, known from end to end; one that begins at its beginning and has n bytes at least. */
+PG_INLINE int pg_is_whole(const struct pg_string *string, __u32 n)
+{
+	return string->len == n && !string->flags;
+}
+
+PG_INLINE int pg_has_head(const struct pg_string *string, __u32 n)
+{
+	return string->len >= n && !(string->flags & (PG_STRING_CUT_HEAD | PG_STRING_UNREADABLE));
+}
+
+/* The last n bytes of a string, n constant, copied to where pg_word reads them; no string when it is shorter. */
+PG_INLINE const struct pg_string *pg_tail(const struct pg_string *string, __u32 n)
+{
+	struct pg_string *tail = pg_string(PG_SLOT_TAIL);
+	__u32 start;
+
+	if (!tail || string->len < n || string->flags & (PG_STRING_CUT_TAIL | PG_STRING_UNREADABLE))
+		return NULL;
+	start = string->len - n;
+	if (bpf_probe_read_kernel(tail->data, n, string->data + start))
+		return NULL;
+	return tail;
+}
+
+#endif

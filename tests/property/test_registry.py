@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registry against a model that computes every binding from scratch, and a kernel that is a dictionary."""
+
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from agent.policy.model import NAMESPACE_LABEL, LabelOperator, LabelSelector, Requirement
+from agent.workload.errors import NamespaceConflict, PolicyIdInUse
+from agent.workload.identity import CgroupId, ContainerId, ContainerIdentity, PodUid, PolicyId, WorkloadId
+from agent.workload.operations import Binding, DeleteBinding, Operation, SetBinding, SetHost
+from agent.workload.registry import Added, Changed, Registry
+from agent.workload.scopes import Scope
+
+_NAMESPACES = ("shop", "bank")
+_VALUES = ("x", "y", "")
+_KEYS = ("app", "tier")
+
+_requirements = st.one_of(
+    st.builds(
+        Requirement,
+        st.sampled_from((*_KEYS, NAMESPACE_LABEL)),
+        st.sampled_from((LabelOperator.IN, LabelOperator.NOT_IN)),
+        st.sets(st.sampled_from((*_VALUES, *_NAMESPACES)), min_size=1, max_size=3).map(
+            lambda each: tuple(sorted(each))
+        ),
+    ),
+    st.builds(
+        Requirement,
+        st.sampled_from((*_KEYS, NAMESPACE_LABEL)),
+        st.sampled_from((LabelOperator.EXISTS, LabelOperator.DOES_NOT_EXIST)),
+    ),
+)
+_selectors = st.builds(LabelSelector, st.lists(_requirements, max_size=2).map(tuple))
+_scopes = st.builds(Scope, st.none() | st.sampled_from(_NAMESPACES), st.none() | _selectors)
+_policies = st.sampled_from((0, 1, 2, 700, 1023)).map(PolicyId)
+_labels = st.dictionaries(st.sampled_from(_KEYS), st.sampled_from(_VALUES)).map(
+    lambda each: tuple(sorted(each.items()))
+)
+_containers = st.sampled_from(("a", "b", "c", "d")).map(ContainerId)
+_cgroups = st.integers(1, 4).map(CgroupId)
+
+
+@st.composite
+def _identities(draw: st.DrawFn) -> ContainerIdentity:
+    pod = draw(st.sampled_from(("p", "q")))
+    # A pod mostly keeps its namespace; now and then a message is wrong about it. Some runtimes give no uid.
+    namespace = draw(st.sampled_from({"p": ("shop", "shop", "bank"), "q": ("bank", "bank", "shop")}[pod]))
+    uid = draw(st.sampled_from((f"{pod}-uid", f"{pod}-uid", "")))
+    return ContainerIdentity(draw(_containers), "c", namespace, pod, PodUid(uid), draw(_labels))
+
+
+@dataclass
+class _Known:
+    """What the model remembers of a container."""
+
+    identity: ContainerIdentity
+    cgroup: CgroupId
+    workload: int
+    armed: bool
+    init_pid: int
+
+
+def _pod(identity: ContainerIdentity) -> tuple[str, ...]:
+    return (identity.pod_uid,) if identity.pod_uid else (identity.namespace, identity.pod_name)
+
+
+def _requirement_holds(requirement: Requirement, labels: dict[str, str]) -> bool:
+    present = requirement.key in labels
+    among = present and labels[requirement.key] in requirement.values
+    return {
+        LabelOperator.IN: among,
+        LabelOperator.NOT_IN: not among,
+        LabelOperator.EXISTS: present,
+        LabelOperator.DOES_NOT_EXIST: not present,
+    }[requirement.operator]
+
+
+class RegistryMachine(RuleBasedStateMachine):
+    """Random calls; after each, the dictionary kernel holds what the model computes from nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registry = Registry()
+        self.kernel: dict[CgroupId, Binding] = {}
+        self.kernel_host = 0
+        self.policies: dict[PolicyId, Scope] = {}
+        self.known: dict[ContainerId, _Known] = {}
+        self.pod_labels: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {}
+        self.workloads = 0
+
+    def apply(self, operations: tuple[Operation, ...]) -> None:
+        for operation in operations:
+            match operation:
+                case SetHost(policies):
+                    self.kernel_host = policies
+                case SetBinding(cgroup, binding):
+                    self.kernel[cgroup] = binding
+                case DeleteBinding(cgroup):
+                    del self.kernel[cgroup]
+
+    def rewrite(self, cgroups: tuple[CgroupId, ...]) -> None:
+        """Write what changed; every cgroup named must really differ, or somebody wrote for nothing."""
+        assert list(cgroups) == sorted(set(cgroups))
+        for cgroup in cgroups:
+            binding = self.registry.binding(cgroup)
+            assert binding is not None
+            assert self.kernel[cgroup] != binding
+            self.kernel[cgroup] = binding
+
+    def apply_changed(self, changed: Changed) -> None:
+        if changed.host is not None:
+            assert changed.host.policies != self.kernel_host
+            self.apply((changed.host,))
+        self.rewrite(changed.cgroups)
+
+    @rule(policy=_policies, scope=_scopes)
+    def add_policy(self, policy: PolicyId, scope: Scope) -> None:
+        if policy in self.policies:
+            with pytest.raises(PolicyIdInUse):
+                self.registry.add_policy(policy, scope)
+            return
+        self.policies[policy] = scope
+        self.apply_changed(self.registry.add_policy(policy, scope))
+
+    @rule(policy=_policies)
+    def remove_policy(self, policy: PolicyId) -> None:
+        self.policies.pop(policy, None)
+        self.apply_changed(self.registry.remove_policy(policy))
+
+    @rule(identity=_identities(), cgroup=_cgroups, pid=st.integers(0, 2), armed=st.booleans())
+    def add_container(self, identity: ContainerIdentity, cgroup: CgroupId, pid: int, armed: bool) -> None:
+        namespaces = {
+            other.identity.namespace for other in self.known.values() if _pod(other.identity) == _pod(identity)
+        }
+        if namespaces - {identity.namespace}:
+            with pytest.raises(NamespaceConflict):
+                self.registry.add_container(identity, cgroup, pid, armed)
+            return
+        expected = self._expect(identity, cgroup, pid, armed)
+        displaced = tuple(key for key, other in self.known.items() if other.cgroup == cgroup and other != expected)
+        displaced = tuple(key for key in displaced if key != identity.container_id)
+        for key in displaced:
+            del self.known[key]
+        self.known[identity.container_id] = expected
+        self.pod_labels[_pod(identity)] = identity.labels
+        self._check_added(self.registry.add_container(identity, cgroup, pid, armed), expected, displaced)
+
+    def _expect(self, identity: ContainerIdentity, cgroup: CgroupId, pid: int, armed: bool) -> _Known:
+        old = self.known.get(identity.container_id)
+        if old is None:
+            self.workloads += 1
+            return _Known(identity, cgroup, self.workloads, armed, pid)
+        if old.cgroup != cgroup:
+            return _Known(identity, cgroup, old.workload, armed, pid)
+        return _Known(identity, cgroup, old.workload, armed or old.armed, pid or old.init_pid)
+
+    def _check_added(self, added: Added, expected: _Known, displaced: tuple[ContainerId, ...]) -> None:
+        assert added.workload == expected.workload
+        assert added.displaced == displaced
+        assert expected.cgroup not in added.cgroups
+        self.apply(added.operations)
+        self.rewrite(added.cgroups)
+
+    @rule(container=_containers)
+    def remove_container(self, container: ContainerId) -> None:
+        known = self.known.pop(container, None)
+        operations = self.registry.remove_container(container)
+        assert operations == (() if known is None else (DeleteBinding(known.cgroup),))
+        self.apply(operations)
+
+    @precondition(lambda self: self.known)
+    @rule(containers=st.sets(_containers, min_size=1))
+    def retain(self, containers: set[ContainerId]) -> None:
+        self.known = {key: known for key, known in self.known.items() if key in containers}
+        self.apply(self.registry.retain(containers))
+
+    @rule(cgroup=_cgroups)
+    def mark_armed(self, cgroup: CgroupId) -> None:
+        holders = [known for known in self.known.values() if known.cgroup == cgroup]
+        for known in holders:
+            known.armed = True
+        assert self.registry.mark_armed(cgroup) is bool(holders)
+        if binding := self.registry.binding(cgroup):
+            # The kernel armed by itself.
+            self.kernel[cgroup] = binding
+
+    def _bits(self, known: _Known) -> int:
+        labels = dict(self.pod_labels[_pod(known.identity)])
+        labels[NAMESPACE_LABEL] = known.identity.namespace
+        bits = 0
+        for policy, scope in self.policies.items():
+            in_namespace = scope.namespace is None or scope.namespace == known.identity.namespace
+            if in_namespace and (
+                scope.pods is None or all(_requirement_holds(each, labels) for each in scope.pods.requirements)
+            ):
+                bits |= 1 << policy
+        return bits
+
+    @invariant()
+    def kernel_holds_what_the_model_computes(self) -> None:
+        expected = {
+            known.cgroup: Binding(self._bits(known), WorkloadId(known.workload), known.armed, known.init_pid)
+            for known in self.known.values()
+        }
+        assert self.kernel == expected
+        host = sum(1 << policy for policy, scope in self.policies.items() if scope == Scope(None, None))
+        assert self.kernel_host == host
+        assert self.registry.host() == SetHost(host)
+
+    @invariant()
+    def registry_answers_what_the_model_knows(self) -> None:
+        records = self.registry.containers()
+        assert [record.workload for record in records] == sorted(known.workload for known in self.known.values())
+        for record in records:
+            known = self.known[record.identity.container_id]
+            assert (record.cgroup, record.armed, record.init_pid) == (known.cgroup, known.armed, known.init_pid)
+            assert record.identity.labels == self.pod_labels[_pod(known.identity)]
+            assert self.registry.workload(record.workload) == record
+        for number in range(1, 5):
+            cgroup = CgroupId(number)
+            assert self.registry.binding(cgroup) == self.kernel.get(cgroup)
+
+
+TestRegistry = RegistryMachine.TestCase
+TestRegistry.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

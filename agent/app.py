@@ -2,7 +2,8 @@
 """The agent put together: kernel, gate, policies, event process, socket; started in the order in which each stands on
 the one before.
 
-An earlier agent's rules, left by a crash, stay in force beside the new ones until those are; then they are taken down.
+An earlier agent's rules, left by a crash, stay in force beside the new ones until those are, and the containers that
+run were announced; then they are taken down.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import platform
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -34,7 +36,7 @@ from agent.kernel.hookpoints import HookPoints
 from agent.kernel.layout import map_specs
 from agent.kernel.loader import Loader, LoaderLimits
 from agent.kernel.maps import Bindings, Maps, possible_cpus, read_counters, read_errors
-from agent.kernel.mounts import cgroup2_root, ensure_bpffs, ensure_tracefs, unmount
+from agent.kernel.mounts import cgroup2_root, ensure_bpffs, ensure_tracefs, release_bpffs, unmount
 from agent.kernel.pins import DEFAULT_DIRECTORY, Pins
 from agent.kernel.tracepoint import Tracepoints
 from agent.logs import fields
@@ -45,6 +47,7 @@ from agent.policy.reader import parse_policies
 from agent.workload.registry import Record
 
 SWEEP_S = 1.0
+PREVIOUS_GRACE_S = 10.0  # for a hook to announce the containers that run; the NRI plugin needs less than one second
 IA32 = Path("/proc/sys/abi/vsyscall32")  # exists with CONFIG_IA32_EMULATION (arch/x86/entry/vdso/vdso32-setup.c)
 IA32_NOTE = "32-bit system calls (int 0x80) are not covered: this kernel has CONFIG_IA32_EMULATION"
 
@@ -57,7 +60,7 @@ class Config:
     pin_dir: Path = DEFAULT_DIRECTORY
     cache_dir: Path = Path("/var/cache/podgate/headers")
     policy_dir: Path | None = None
-    ring_bytes: int = 4 << 20
+    ring_bytes: int = 2 << 20
     max_bindings: int = 65536
     arming_deadline_s: float = 10.0
     loader: LoaderLimits = field(default_factory=LoaderLimits)
@@ -70,7 +73,9 @@ class StartError(Exception):
 class Agent:
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._mounted: list[Path] = []
+        self._mounted_bpffs = False
+        self._mounted_tracefs = False
+        self._found_previous = False
         self._lock_file = -1
 
     def run(self, stop: threading.Event) -> None:
@@ -79,9 +84,13 @@ class Agent:
         """
         try:
             self._start()
+            self._started = time.monotonic()
             log.info("ready", extra=fields(socket=str(self._config.run_dir / "agent.sock"), pid=os.getpid()))
             while not stop.wait(SWEEP_S):
                 self._sweep()
+            log.warning("stopping: no policy is enforced any more")
+            if self._found_previous:
+                self._pins.release_previous()
         finally:
             self._shut_down()
 
@@ -92,7 +101,6 @@ class Agent:
         self._start_events()
         self._store = PolicyStore(self._hookpoints, self._gate, self._feed)
         self._load_directory()
-        self._release_previous()
         self._start_server()
 
     def _check_machine(self) -> None:
@@ -116,14 +124,13 @@ class Agent:
 
     def _start_kernel(self) -> None:
         config = self._config
-        if ensure_bpffs():
-            self._mounted.append(Path("/sys/fs/bpf"))
-        tracefs, mounted = ensure_tracefs()
-        if mounted:
-            self._mounted.append(tracefs)
+        self._mounted_bpffs = ensure_bpffs()
+        tracefs, self._mounted_tracefs = ensure_tracefs(config.run_dir / "tracing")
+        self._tracefs = tracefs
         root = cgroup2_root()
-        self._pins = Pins(config.pin_dir)
-        self._found_previous = self._pins.prepare()
+        pins = Pins(config.pin_dir)
+        self._found_previous = pins.prepare()
+        self._pins = pins
         self._maps = Maps.create(map_specs(config.ring_bytes, config.max_bindings), self._pins.maps)
         try:
             headers = ensure_tree(config.cache_dir)
@@ -190,9 +197,12 @@ class Agent:
         return policies
 
     def _release_previous(self) -> None:
-        if self._found_previous:
+        """Ends an earlier agent's rules once the running containers were announced, or no hook did."""
+        late = time.monotonic() - self._started > PREVIOUS_GRACE_S
+        if self._found_previous and (self._gate.synchronized or late):
             links = self._pins.release_previous()
-            log.warning("an earlier agent's rules were in force until now", extra=fields(links=links))
+            self._found_previous = False
+            log.warning("an earlier agent's rules end here", extra=fields(links=links, synchronized=not late))
 
     def _start_server(self) -> None:
         notes = (IA32_NOTE,) if IA32.exists() else ()
@@ -208,6 +218,7 @@ class Agent:
 
     def _sweep(self) -> None:
         """Once a second; nothing of it is on the hook path."""
+        self._release_previous()
         try:
             self._gate.sweep(_report, self._config.arming_deadline_s)
             self._feed.check()
@@ -248,12 +259,15 @@ class Agent:
             part = getattr(self, name, None)
             if part is not None:
                 part.close()
-        if hasattr(self, "_maps"):
+        if hasattr(self, "_pins"):
             self._pins.release()
+        if hasattr(self, "_maps"):
             self._maps.close()
-            log.warning("stopped: no policy is enforced any more")
-        for point in reversed(self._mounted):
-            unmount(point)
+        if self._mounted_tracefs:
+            unmount(self._tracefs)
+            self._tracefs.rmdir()
+        if self._mounted_bpffs and not release_bpffs():
+            log.info("bpffs stays mounted: others have pins there")
         for name in ("agent.sock", "events.sock"):
             (self._config.run_dir / name).unlink(missing_ok=True)
         if self._lock_file >= 0:

@@ -42,7 +42,7 @@ def check_ring(_context: click.Context, _parameter: click.Parameter, kib: int) -
     help="Policies to load at start: *.yaml, *.yml, *.json.",
 )
 @click.option(
-    "--ring-kib", type=click.IntRange(4, 1 << 20), default=4096, callback=check_ring, help="Event ring buffer."
+    "--ring-kib", type=click.IntRange(4, 1 << 20), default=2048, callback=check_ring, help="Event ring buffer."
 )
 @click.option(
     "--max-bindings",
@@ -93,7 +93,7 @@ def main(
         signal.signal(number, lambda _number, _frame: stop.set())
     try:
         Agent(config).run(stop)
-    except (StartError, KernelError) as error:
+    except (StartError, KernelError, OSError) as error:
         log.error("cannot start", extra=fields(error=str(error)))
         click.echo(f"podgate-agent: {error}", err=True)
         sys.exit(1)

@@ -115,8 +115,7 @@ def add(run_dir: Path, files: Sequence[str], output: str) -> None:
     for status in statuses:
         done = f"{status.change}, {status.state} after {status.milliseconds} ms"
         click.echo(f"{_key(status)}: {done}, selects {status.containers} containers")
-        for note in status.notes:
-            click.echo(f"{_key(status)}: note: {note}", err=True)
+    _print_notes(statuses)
 
 
 @policy.command()
@@ -150,8 +149,7 @@ def list_(run_dir: Path, output: str) -> None:
         click.echo(
             tabulate(rows, ("NAME", "NAMESPACE", "KIND", "STATE", "CONTAINERS", "CALLS", "ERROR"), tablefmt="plain")
         )
-        for note in sorted({note for s in statuses for note in s.notes}):
-            click.echo(f"note: {note}", err=True)
+        _print_notes(statuses)
     if any(status.state != "enabled" for status in statuses):
         sys.exit(EXIT_REFUSED)
 
@@ -229,6 +227,12 @@ def doctor(output: str) -> None:
         click.echo(tabulate(rows, ("CAPABILITY", "HERE", "", "DETAIL"), tablefmt="plain"))
     if any(r.needed and not r.ok for r in results):
         sys.exit(EXIT_REFUSED)
+
+
+def _print_notes(statuses: Iterable[control_pb2.PolicyStatus]) -> None:
+    """What is not enforced although the policies are, once each."""
+    for note in sorted({note for status in statuses for note in status.notes}):
+        click.echo(f"note: {note}", err=True)
 
 
 def _ask(call: Any) -> Any:

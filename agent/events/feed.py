@@ -62,12 +62,12 @@ class Feed:
         return self._process.pid if self._process and self._process.poll() is None else 0
 
     def start(self) -> None:
-        messages = [json.dumps(message).encode() for message in self._snapshot()]
+        """A name that comes while the snapshot is told is told twice; none is missed."""
         with self._lock:
             self._spawn()
             self._waiting.clear()
-            for message in messages:
-                self._send(message)
+        for message in self._snapshot():
+            self.tell(message)
 
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -74,6 +74,7 @@ class Gate:
         self._pending: dict[CgroupId, float] = {}
         self._running: dict[CgroupId, tuple[WorkloadId, Path]] = {}
         self.outcomes: Counter[str] = Counter()
+        self.synchronized = False
         self._bindings.set_host(0)
 
     def bind(self, start: Start) -> Bound:
@@ -100,12 +101,13 @@ class Gate:
             self._rewrite(siblings)
         if start.held:
             self._check_alive(start, cgroup)
-        else:
+        if cgroup.nested or not start.held:
             self._inherit(cgroup.id, workload, Path(f"{self._root}{cgroup.path}"))
         return Bound(cgroup.id, workload, policies, (time.monotonic_ns() - began) // 1000)
 
     def _write(self, start: Start, cgroup: ProcessCgroup) -> tuple[WorkloadId, int, tuple[CgroupId, ...]]:
         container = start.identity.container_id
+        holder = self._registry.record_at(cgroup.id)
         try:
             added = self._registry.add_container(start.identity, cgroup.id, start.pid, not start.held)
         except RegistryError as error:
@@ -113,6 +115,8 @@ class Gate:
         record = self._registry.workload(added.workload)
         if record:
             self._sink.workload_added(record)
+        if holder and added.displaced:
+            self._sink.workload_removed(holder.workload)
         try:
             self._apply(added.operations)
         except KernelError as error:
@@ -146,6 +150,7 @@ class Gate:
     def retain(self, containers: Iterable[ContainerId]) -> int:
         """Forgets every container that is not named; gives how many."""
         kept = set(containers)
+        self.synchronized = True
         with self._lock:
             gone = [record.identity.container_id for record in self._registry.containers()]
             return sum(self._forget(container) for container in gone if container not in kept)
@@ -154,8 +159,6 @@ class Gate:
         record = self._registry.record(container)
         if record is None:
             return False
-        self._pending.pop(record.cgroup, None)
-        self._running.pop(record.cgroup, None)
         self._apply(self._registry.remove_container(container))
         self._sink.workload_removed(record.workload)
         return True
@@ -165,6 +168,8 @@ class Gate:
             if isinstance(operation, SetBinding):
                 self._bindings.bind(operation.cgroup, operation.binding)
             elif isinstance(operation, DeleteBinding):
+                self._pending.pop(operation.cgroup, None)
+                self._running.pop(operation.cgroup, None)
                 self._bindings.delete(operation.cgroup)
             else:
                 self._bindings.set_host(operation.policies)
@@ -201,13 +206,19 @@ class Gate:
             return sum(bool(binding and binding.policies & bit) for binding in bindings)
 
     def sweep(self, report: Callable[[str, Record], None], arming_deadline_s: float) -> None:
-        """The housekeeping, once a second: containers that the kernel removed, that never armed, and nested cgroups
-        of running ones.
+        """The housekeeping, once a second.
+
+        Containers that the kernel removed, ones that never armed, and nested cgroups of running ones that came
+        into being while they were bound.
         """
+        records = self.containers()
+        for start in range(0, len(records), CHUNK):
+            with self._lock:
+                for record in records[start : start + CHUNK]:
+                    if self._registry.record(record.identity.container_id) is record:
+                        self._sweep_one(record, report, arming_deadline_s)
         with self._lock:
             running, self._running = self._running, {}
-            for record in self._registry.containers():
-                self._sweep_one(record, report, arming_deadline_s)
         for cgroup, (workload, directory) in running.items():
             self._bindings.inherit(cgroup, workload, directory)
 

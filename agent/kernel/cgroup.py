@@ -21,8 +21,11 @@ MAX_CGROUP_FILE = 65536  # /proc/<pid>/cgroup: some 15 hierarchies with a path o
 
 @dataclass(frozen=True, slots=True)
 class ProcessCgroup:
+    """nested: the process is not in this cgroup itself but below it."""
+
     id: CgroupId
     path: str  # from the hierarchy's root, as the agent sees it
+    nested: bool = False
 
 
 def parse_proc_cgroup(text: str) -> str | None:
@@ -43,6 +46,14 @@ def expected_component(cgroups_path: str) -> str:
     return cgroups_path.rstrip("/").rpartition("/")[2]
 
 
+def cut_at(path: str, component: str) -> str | None:
+    """The path up to its first directory of that name; None when it has none. An empty name cuts nothing."""
+    parts = path.split("/")
+    if not component:
+        return path
+    return "/".join(parts[: parts.index(component) + 1]) if component in parts else None
+
+
 class CgroupFinder:
     """Finds cgroups below one mount of the unified hierarchy. procfs: where the host's /proc is."""
 
@@ -52,22 +63,23 @@ class CgroupFinder:
 
     def of_process(self, pid: int, cgroups_path: str = "") -> ProcessCgroup:
         """The cgroup of a live process. cgroups_path, when the runtime tells it, must lead there: a recycled pid is
-        refused.
+        refused, and of a process that moved below the container's cgroup (an init system does) it is the container's.
         """
         path = self._path(pid)
-        expected = expected_component(cgroups_path)
-        if expected and expected not in path.split("/"):
+        container = cut_at(path, expected_component(cgroups_path))
+        if container is None:
             raise CgroupError(f"process {pid} is in cgroup {path}, not in the container's {cgroups_path}")
-        return ProcessCgroup(self._id(path), path)
+        return ProcessCgroup(self._id(container), container, container != path)
 
     def own(self) -> ProcessCgroup:
         path = self._read(os.getpid())
         return ProcessCgroup(self._id(path), path)
 
     def still_there(self, pid: int, cgroup: ProcessCgroup) -> bool:
-        """True while the process lives (a zombie does not) in that very cgroup."""
+        """True while the process lives (a zombie does not) in that very cgroup, or below it."""
         try:
-            return self._read(pid) == cgroup.path and self._id(cgroup.path) == cgroup.id and not self._is_zombie(pid)
+            inside = f"{self._read(pid)}/".startswith(f"{cgroup.path}/")
+            return inside and self._id(cgroup.path) == cgroup.id and not self._is_zombie(pid)
         except CgroupError:
             return False
 

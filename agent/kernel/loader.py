@@ -121,7 +121,11 @@ class Loader:
         """What a loader that did not answer died of."""
         if isinstance(error, TimeoutError):
             return LoaderError("deadline", f"no answer in {self._limits.deadline_s:g} s; it was ended")
-        status = process.wait()
+        try:
+            status = process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
         limit = f"address space limit {self._limits.memory_bytes >> 20} MiB"
         words = log_tail(log)
         if "bad_alloc" in words or "MemoryError" in words or "out of memory" in words.lower():

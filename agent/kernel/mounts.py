@@ -77,17 +77,28 @@ def ensure_bpffs() -> bool:
     return True
 
 
-def ensure_tracefs() -> tuple[Path, bool]:
-    """Where tracefs is, and whether it had to be mounted here."""
+def ensure_tracefs(private: Path) -> tuple[Path, bool]:
+    """Where tracefs is, and whether it is mounted at `private`, which the caller takes down again.
+
+    Mounts of tracefs show one and the same instance, so a private one takes nothing from anybody.
+    """
     for point in (TRACEFS, TRACEFS_OLD):
         if _is_mounted("tracefs", point):
             return point, False
-    if not TRACEFS.is_dir():
-        raise KernelError(
-            f"{TRACEFS} does not exist", 0, "the kernel needs CONFIG_FTRACE=y: system call tracepoints are found there"
-        )
-    mount_filesystem("tracefs", TRACEFS, "mount tracefs there")
-    return TRACEFS, True
+    if _is_mounted("tracefs", private):
+        return private, True
+    private.mkdir(mode=0o700, parents=True, exist_ok=True)
+    hint = "the kernel needs CONFIG_FTRACE=y: system call tracepoints are found there"
+    mount_filesystem("tracefs", private, hint)
+    return private, True
+
+
+def release_bpffs() -> bool:
+    """Unmounts it when nobody has pins there: with the mount they would be gone. False when somebody has."""
+    if any(not name.endswith(".debug") for name in os.listdir(BPFFS)):
+        return False
+    unmount(BPFFS)
+    return True
 
 
 def cgroup2_root() -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from agent.kernel import bpf
 from agent.kernel.btf import Btf, BtfError, Kind
 from agent.kernel.errors import KernelError
-from agent.kernel.mounts import BPFFS, cgroup2_root, ensure_bpffs, ensure_tracefs, unmount
+from agent.kernel.mounts import BPFFS, cgroup2_root, ensure_bpffs, ensure_tracefs, release_bpffs, unmount
 from agent.kernel.tracepoint import Side, Tracepoints
 
 BTF_PATH = Path("/sys/kernel/btf/vmlinux")
@@ -122,7 +123,7 @@ def _try_bpffs() -> None:
         path.unlink()
     finally:
         if mounted:
-            unmount(BPFFS)
+            release_bpffs()
 
 
 def _try_raw_tracepoint() -> None:
@@ -131,7 +132,8 @@ def _try_raw_tracepoint() -> None:
 
 
 def _try_tracepoint() -> None:
-    tracefs, mounted = ensure_tracefs()
+    private = Path(tempfile.mkdtemp(prefix="podgate-probe-"))
+    tracefs, mounted = ensure_tracefs(private)
     try:
         identifier = Tracepoints(tracefs).event_id("lseek", Side.ENTER)
         with (
@@ -142,6 +144,7 @@ def _try_tracepoint() -> None:
     finally:
         if mounted:
             unmount(tracefs)
+        private.rmdir()
 
 
 def _try_signal() -> None:

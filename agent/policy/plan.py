@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from agent.policy.model import Arg, ArgType, Policy, Selector, SyscallHook
 from agent.workload.identity import PolicyId
 
+MAX_RULES = 1024  # PG_MAX_HITS of bpf/maps/events.h: every rule of a call may hit
 MAX_SLOTS = 7  # bpf/maps/strings.h: the slot after them is the process's binary
 EXEC_PATH_ARG = {"execve": 0, "execveat": 1}
 
@@ -102,6 +103,8 @@ def plan_hooks(policies: Iterable[PlacedPolicy], syscalls: Iterable[str]) -> dic
 
 
 def _plan(syscall: str, entries: list[tuple[PlacedPolicy, int, SyscallHook]]) -> HookPlan:
+    if len(entries) > MAX_RULES:
+        raise PlanError(syscall, f"{len(entries)} kprobes over all policies on this call, at most {MAX_RULES}")
     slots = sorted({slot for _, _, hook in entries for slot in map(slot_of, hook.args) if slot})
     if len(slots) > MAX_SLOTS:
         raise PlanError(

@@ -258,6 +258,11 @@ class Registry:
         """A known container; None when it is unknown."""
         return self._records.get(container)
 
+    def record_at(self, cgroup: CgroupId) -> Record | None:
+        """The container of a cgroup; None when no container has it."""
+        container = self._by_cgroup.get(cgroup)
+        return None if container is None else self._records[container]
+
     def workload(self, workload: WorkloadId) -> Record | None:
         """The container of a workload id; None when it is gone."""
         container = self._by_workload.get(workload)

@@ -10,6 +10,9 @@
 #include "maps/counters.h"
 #include "maps/deferred.h"
 
+#define PG_DEV_FD_LEN 8 /* "/dev/fd/" */
+#define PG_FD_DIGITS 10
+
 PG_INLINE __u64 pg_cgroup_id(const struct cgroup *cgroup)
 {
 	struct kernfs_node *node = NULL;
@@ -105,6 +108,24 @@ PG_INLINE void pg_arm(void)
 }
 
 /*
+ * Where the caller's path begins in bprm->filename. For a path relative to a descriptor the kernel made
+ * "/dev/fd/N/path" of it (alloc_bprm of fs/exec.c), and "/dev/fd/N" for an empty one.
+ */
+PG_INLINE __u32 pg_exec_path_start(const struct linux_binprm *bprm, const struct pg_exec_text *text)
+{
+	const char *fdpath = NULL;
+	__u32 at;
+
+	pg_read(fdpath, &bprm->fdpath);
+	if (!fdpath)
+		return 0;
+	for (at = PG_DEV_FD_LEN; at < PG_DEV_FD_LEN + PG_FD_DIGITS; at++)
+		if (text->data[at] == '/' || !text->data[at])
+			break;
+	return text->data[at] == '/' ? at + 1 : at;
+}
+
+/*
  * An execve whose path was not resident at its entry: what the kernel read of it is kept for the check at the exit. A
  * thread that is not its group's leader takes the leader's id in execve (de_thread of fs/exec.c), and the entry moves
  * with it.
@@ -115,7 +136,7 @@ PG_INLINE void pg_keep_exec(__u32 old_pid, const struct linux_binprm *bprm)
 	__u64 before = (now & 0xffffffff00000000ULL) | old_pid;
 	struct pg_deferred *entry = pg_lookup(deferred, &before), copy;
 	const char *filename = NULL;
-	__u32 zero = 0;
+	__u32 zero = 0, start;
 	struct pg_exec_text *text = pg_lookup(exec_scratch, &zero);
 	long error;
 
@@ -124,6 +145,9 @@ PG_INLINE void pg_keep_exec(__u32 old_pid, const struct linux_binprm *bprm)
 	copy = *entry;
 	pg_read(filename, &bprm->filename);
 	bpf_probe_read_kernel_str(text->data, sizeof(text->data), filename);
+	start = pg_exec_path_start(bprm, text);
+	if (start)
+		bpf_probe_read_kernel_str(text->data, sizeof(text->data), filename + start);
 	error = pg_update(exec_text, &now, text, BPF_ANY);
 	if (error)
 		pg_failed(error);

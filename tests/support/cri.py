@@ -35,6 +35,8 @@ CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 20),
     ("grpc.max_reconnect_backoff_ms", 200),
 )
+# The kubelet's default period of CPU quotas (--cpu-cfs-quota-period).
+CPU_PERIOD_US = 100_000
 # The labels that a kubelet gives every pod and container (pkg/kubelet/types/labels.go).
 POD_NAME_LABEL = "io.kubernetes.pod.name"
 POD_NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
@@ -75,7 +77,10 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
-    """A container to create; `command` replaces the image's entrypoint, `args` follow it. `mounts`: inside → host."""
+    """A container to create; `command` replaces the image's entrypoint, `args` follow it. `mounts`: inside → host.
+
+    Limits of 0 are none: `memory_bytes`, and `cpu_quota_us` in each 100 ms.
+    """
 
     name: str = "main"
     image: str = BUSYBOX.reference
@@ -86,6 +91,8 @@ class ContainerSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: Mapping[str, Path] = field(default_factory=dict)
     privileged: bool = False
+    memory_bytes: int = 0
+    cpu_quota_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +315,11 @@ def _container_config(pod: Pod, spec: ContainerSpec) -> pb.ContainerConfig:
         CONTAINER_NAME_LABEL: spec.name,
     }
     security = pb.LinuxContainerSecurityContext(privileged=spec.privileged, namespace_options=_namespaces())
+    resources = pb.LinuxContainerResources(
+        cpu_period=CPU_PERIOD_US if spec.cpu_quota_us else 0,
+        cpu_quota=spec.cpu_quota_us,
+        memory_limit_in_bytes=spec.memory_bytes,
+    )
     return pb.ContainerConfig(
         metadata=pb.ContainerMetadata(name=spec.name),
         image=pb.ImageSpec(image=spec.image, user_specified_image=spec.image),
@@ -318,5 +330,5 @@ def _container_config(pod: Pod, spec: ContainerSpec) -> pb.ContainerConfig:
         labels={**spec.labels, **kubelet},
         annotations=dict(spec.annotations),
         log_path=f"{spec.name}.log",
-        linux=pb.LinuxContainerConfig(security_context=security),
+        linux=pb.LinuxContainerConfig(security_context=security, resources=resources),
     )

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of a start when the agent is absent, hangs, or refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.container.stage import (
+    KILL_LSEEK,
+    KILLED,
+    NOT_STOPPED,
+    SLEEP,
+    VIOLATE,
+    WAITING,
+    Pods,
+    Stage,
+    cgroup_directory,
+    plugged,
+    policy_text,
+    stopped,
+)
+from tests.support.agent import AgentProcess, PluginProcess
+from tests.support.cri import Container, State
+from tests.support.node import Node
+
+pytestmark = [pytest.mark.container, pytest.mark.kernel, pytest.mark.timeout(120)]
+
+MAX_BINDINGS = 64  # the least that the agent takes
+# NRI's default: after this containerd goes on without the plugin.
+RUNTIME_PATIENCE_S = 2.0
+STOPPED = (KILLED, "")
+FREE = (0, NOT_STOPPED)
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    folder: Path = tmp_path_factory.mktemp("policies")
+    (folder / "standing.json").write_text(policy_text("standing", Pods(namespace="guarded"), KILL_LSEEK))
+    with AgentProcess("--policy-dir", str(folder), "--max-bindings", str(MAX_BINDINGS)) as running:
+        yield running
+
+
+@pytest.fixture
+def stage(node: Node, agent: AgentProcess) -> Stage:
+    return Stage(node, agent)
+
+
+@contextlib.contextmanager
+def absent(agent: AgentProcess) -> Iterator[None]:
+    agent.background.stop()
+    try:
+        yield
+    finally:
+        agent.restart(crash=False)
+
+
+def decision(plugin: PluginProcess, container: Container) -> dict[str, Any]:
+    """What the plugin logged of a container's start."""
+    [line] = [line for line in plugin.decisions() if line["container_id"] == container.id]
+    return line
+
+
+def test_open_starts_unguarded_says_so_and_binds_when_the_agent_is_back(stage: Stage) -> None:
+    with plugged(stage, "--on-agent-down", "open") as plugin:
+        with absent(stage.agent):
+            container = stage.run(SLEEP, "guarded")
+            assert stage.violate_inside(container) == FREE
+            line = decision(plugin, container)
+            assert (line["level"], line["outcome"]) == ("error", "agent_down_open")
+            assert line["reason"].startswith("started unguarded: ")
+            assert str(stage.agent.socket) in line["reason"]
+        stage.await_counts(1, 1)
+        assert stage.violate_inside(container) == STOPPED
+
+
+def test_closed_refuses_the_start_with_the_reason_and_allows_it_when_the_agent_is_back(stage: Stage) -> None:
+    with plugged(stage, "--on-agent-down", "closed") as plugin:
+        pod = stage.pod("guarded")
+        with absent(stage.agent):
+            refused = stage.node.cri.create(pod, VIOLATE)
+            with pytest.raises(grpc.RpcError) as caught:
+                stage.node.cri.start(refused)
+            assert str(stage.agent.socket) in str(caught.value.details())
+            assert stage.node.cri.log_text(refused) == ""
+            assert decision(plugin, refused)["outcome"] == "agent_down_closed"
+            assert stage.node.cri.status(refused).state is State.EXITED
+        stage.node.cri.remove(refused)
+        assert stage.outcome(stage.node.cri.run(pod, VIOLATE)) == STOPPED
+
+
+@pytest.mark.parametrize("rule", ["open", "closed"])
+def test_hung_agent_is_answered_for_before_the_runtime_drops_the_plugin(stage: Stage, rule: str) -> None:
+    with plugged(stage, "--on-agent-down", rule) as plugin:
+        with stopped(stage.agent.pid):
+            container = stage.node.cri.create(stage.pod("guarded"), WAITING)
+            began = time.monotonic()
+            with contextlib.suppress(grpc.RpcError):
+                stage.node.cri.start(container)
+            spent = time.monotonic() - began
+        line = decision(plugin, container)
+        assert line["outcome"] == f"agent_down_{rule}"
+        assert line["hook_us"] < RUNTIME_PATIENCE_S * 1e6
+        assert spent < 2 * RUNTIME_PATIENCE_S
+        assert stage.violate("guarded") == STOPPED
+        events = [line["event"] for line in plugin.background.lines()]
+        assert (events.count("nri_ready"), events.count("nri_lost")) == (1, 0)
+
+
+def test_container_started_while_the_agent_hung_is_bound_when_it_goes_on(stage: Stage) -> None:
+    with plugged(stage):
+        with stopped(stage.agent.pid):
+            container = stage.run(WAITING, "guarded")
+        stage.await_counts(1, 1)
+        stage.release(container)
+        assert stage.outcome(container) == STOPPED
+
+
+def test_refusal_fails_the_start_with_the_reason_in_the_runtimes_error(stage: Stage) -> None:
+    with plugged(stage) as plugin:
+        filler = stage.run(WAITING, "guarded")
+        cgroups = fill_bindings(stage, filler)
+        refused = stage.node.cri.create(stage.pod("guarded"), VIOLATE)
+        with pytest.raises(grpc.RpcError) as caught:
+            stage.node.cri.start(refused)
+        line = decision(plugin, refused)
+        assert (line["level"], line["outcome"]) == ("warning", "refused")
+        assert line["reason"] in str(caught.value.details())
+        assert stage.node.cri.log_text(refused) == ""
+        assert stage.counts() == (1, MAX_BINDINGS)
+        for cgroup in cgroups:
+            cgroup.rmdir()
+        assert stage.violate("guarded") == STOPPED
+
+
+def test_container_that_filled_the_map_itself_stays_guarded(stage: Stage) -> None:
+    with plugged(stage):
+        filler = stage.run(WAITING, "guarded")
+        (fill_bindings(stage, filler)[-1] / "cgroup.procs").write_text(str(stage.node.cri.pid(filler)))
+        stage.release(filler)
+        assert stage.outcome(filler) == STOPPED
+
+
+def fill_bindings(stage: Stage, container: Container) -> list[Path]:
+    """More nested cgroups than there is room for; the last ones have no record."""
+    directory = cgroup_directory(stage.node.cri.pid(container))
+    cgroups = [directory / f"inner-{number}" for number in range(MAX_BINDINGS + 10)]
+    for cgroup in cgroups:
+        cgroup.mkdir()
+    stage.await_counts(1, MAX_BINDINGS)
+    return cgroups

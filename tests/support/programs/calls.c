@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Makes system calls as its arguments say, from inside a cgroup:
+ *
+ *	calls JOIN STEP... [-- STEP...]
+ *
+ * JOIN is a cgroup directory to move into first, or - to stay. Steps are separated by --, and done in order:
+ *
+ *	NUMBER ARG...        the system call; prints its result, or minus its errno
+ *	int80 NUMBER ARG...  the same through the 32-bit gate
+ *	enter DIR            moves into another cgroup
+ *	wait                 prints "waiting" and waits for a line on standard input
+ *	fork                 the other steps happen in a child; the parent ends as the child ended
+ *	thread               the other steps happen in another thread
+ *	exec                 the other steps happen in a new image of this program
+ *
+ * An ARG is i:NUMBER (64 bits, any base), s:TEXT, b:HEX (bytes), r:SIZE (a readable buffer), or a text in memory that nobody has
+ * touched yet: f:PATH (the begin of a file, mapped), x:HEAD:PATH (HEAD at the end of a resident page, and then such a mapping).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MAX_ARGS 6
+
+static char *self;
+static int page;
+
+static void fail(const char *what)
+{
+	perror(what);
+	exit(99);
+}
+
+static void say(const char *text)
+{
+	if (write(1, text, strlen(text)) < 0)
+		exit(98);
+}
+
+static void enter(const char *directory)
+{
+	char path[4096];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/cgroup.procs", directory);
+	fd = open(path, O_WRONLY);
+	if (fd < 0 || write(fd, "0", 1) != 1)
+		fail(path);
+	close(fd);
+}
+
+static void map_file(const char *path, void *where, int flags, char **out)
+{
+	int fd = open(path, O_RDONLY);
+
+	*out = fd < 0 ? MAP_FAILED : mmap(where, page, PROT_READ, MAP_PRIVATE | flags, fd, 0);
+	if (*out == MAP_FAILED)
+		fail(path);
+	close(fd);
+}
+
+static long half_resident(char *head)
+{
+	char *path = strchr(head, ':'), *pages, *second;
+
+	*path++ = 0;
+	pages = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (pages == MAP_FAILED)
+		fail("mmap");
+	memcpy(pages + page - strlen(head), head, strlen(head));
+	map_file(path, pages + page, MAP_FIXED, &second);
+	return (long)(pages + page - strlen(head));
+}
+
+static long bytes(const char *hex)
+{
+	size_t size = strlen(hex) / 2, i;
+	char *buffer = malloc(size + 1);
+
+	for (i = 0; i < size; i++)
+		sscanf(hex + 2 * i, "%2hhx", (unsigned char *)&buffer[i]);
+	return (long)buffer;
+}
+
+static long value(char *arg)
+{
+	char *text = arg + 2, *mapped;
+
+	switch (arg[0]) {
+	case 'i':
+		return text[0] == '-' ? strtol(text, NULL, 0) : (long)strtoul(text, NULL, 0);
+	case 's':
+		return (long)text;
+	case 'b':
+		return bytes(text);
+	case 'r':
+		return (long)calloc(1, strtoul(text, NULL, 0));
+	case 'x':
+		return half_resident(text);
+	case 'f':
+		map_file(text, NULL, 0, &mapped);
+		return (long)mapped;
+	}
+	fail(arg);
+	return 0;
+}
+
+static long call32(long number, const long *args)
+{
+	long result;
+
+	__asm__ volatile("int $0x80"
+			 : "=a"(result)
+			 : "a"(number), "b"(args[0]), "c"(args[1]), "d"(args[2])
+			 : "r8", "r9", "r10", "r11", "memory");
+	return (int)result;
+}
+
+static void call(char **words, int count, int gate32)
+{
+	long args[MAX_ARGS] = {}, result;
+	char line[64];
+	int i;
+
+	for (i = 1; i < count && i <= MAX_ARGS; i++)
+		args[i - 1] = value(words[i]);
+	if (gate32) {
+		result = call32(atol(words[0]), args);
+	} else {
+		result = syscall(atol(words[0]), args[0], args[1], args[2], args[3], args[4], args[5]);
+		result = result == -1 ? -errno : result;
+	}
+	snprintf(line, sizeof(line), "%ld\n", result);
+	say(line);
+}
+
+static void run(char **words);
+
+static void *in_thread(void *words)
+{
+	run(words);
+	exit(0);
+}
+
+static void split_off(char **rest)
+{
+	int status;
+	pid_t child = fork();
+
+	if (child < 0)
+		fail("fork");
+	if (!child)
+		return run(rest);
+	if (waitpid(child, &status, 0) != child)
+		fail("waitpid");
+	exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+}
+
+static void run_in_thread(char **rest)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, in_thread, rest))
+		fail("pthread_create");
+	pthread_join(thread, NULL);
+}
+
+static void run_anew(char **rest)
+{
+	int count = 0;
+	char **words;
+
+	while (rest[count])
+		count++;
+	words = calloc(count + 3, sizeof(*words));
+	words[0] = self;
+	words[1] = "-";
+	memcpy(words + 2, rest, count * sizeof(*words));
+	execv(self, words);
+	fail(self);
+}
+
+static void pause_for_line(void)
+{
+	char line[16];
+
+	say("waiting\n");
+	if (read(0, line, sizeof(line)) < 0)
+		fail("read");
+}
+
+static char **step(char **words)
+{
+	int count = 0;
+	char **rest;
+
+	while (words[count] && strcmp(words[count], "--"))
+		count++;
+	rest = words + count + (words[count] != NULL);
+	if (!strcmp(words[0], "enter"))
+		enter(words[1]);
+	else if (!strcmp(words[0], "wait"))
+		pause_for_line();
+	else if (!strcmp(words[0], "fork"))
+		split_off(rest);
+	else if (!strcmp(words[0], "thread"))
+		run_in_thread(rest);
+	else if (!strcmp(words[0], "exec"))
+		run_anew(rest);
+	else if (!strcmp(words[0], "int80"))
+		call(words + 1, count - 1, 1);
+	else
+		call(words, count, 0);
+	return rest;
+}
+
+static void run(char **words)
+{
+	while (*words)
+		words = step(words);
+	exit(0);
+}
+
+int main(int argc, char **argv)
+{
+	page = getpagesize();
+	self = argv[0];
+	if (argc < 2)
+		return 0;
+	if (strcmp(argv[1], "-"))
+		enter(argv[1]);
+	run(argv + 2);
+	return 0;
+}

@@ -4,7 +4,7 @@
 PYTHON := .venv/bin/python
 SCRIPTS := tools/setup .ci/run $(wildcard contrib/*.sh)
 C_SOURCES = $(shell find bpf demo rthook tests/support -name '*.[ch]' 2>/dev/null | sort)
-BENCHMARKS = $(filter-out __init__ common,$(basename $(notdir $(wildcard bench/*.py))))
+BENCHMARKS = $(filter-out _%,$(basename $(notdir $(wildcard bench/*.py))))
 
 # REQUIRE=kernel,container turns the skips of tests for want of a capability into failures.
 export REQUIRE
@@ -40,13 +40,13 @@ fmt: setup ## format the sources in place
 	.venv/bin/ruff format .
 	clang-format -i $(C_SOURCES)
 
-bench: setup ## run the benchmarks, or one: NAME=race; IDENTITY=late gives it the labels late; ARGS go to it
+bench: setup ## run the benchmarks, or one: NAME=race; ARGS go to it
 ifneq ($(filter-out $(BENCHMARKS),$(NAME)),)
 	@printf 'bench: no benchmark %s; there are: %s\n' '$(NAME)' '$(BENCHMARKS)' >&2; exit 2
 else
 	@set -e; for name in $(or $(NAME),$(BENCHMARKS)); do \
 		printf 'bench: %s\n' "$$name"; \
-		$(PYTHON) -m "bench.$$name" $(if $(IDENTITY),--identity $(IDENTITY)) $(ARGS); \
+		$(PYTHON) -m "bench.$$name" $(ARGS); \
 	done
 endif
 

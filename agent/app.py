@@ -26,7 +26,7 @@ from agent.control import ControlEndpoint
 from agent.events.feed import Feed, Ring, policy_message, workload_message
 from agent.hooks.endpoint import SERVICE as HOOK_SERVICE
 from agent.hooks.endpoint import HookEndpoint
-from agent.hooks.gate import Gate
+from agent.hooks.gate import ARMED_LATE, Gate
 from agent.hooks.server import Server, Service, listen
 from agent.kernel.base import BasePrograms
 from agent.kernel.cgroup import CgroupFinder
@@ -47,6 +47,8 @@ from agent.policy.reader import parse_policies
 from agent.workload.registry import Record
 
 SWEEP_S = 1.0
+CAP_SYS_ADMIN = 21  # include/uapi/linux/capability.h
+CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38}
 PREVIOUS_GRACE_S = 10.0  # for a hook to announce the containers that run; the NRI plugin needs less than one second
 IA32 = Path("/proc/sys/abi/vsyscall32")  # exists with CONFIG_IA32_EMULATION (arch/x86/entry/vdso/vdso32-setup.c)
 IA32_NOTE = "32-bit system calls (int 0x80) are not covered: this kernel has CONFIG_IA32_EMULATION"
@@ -64,6 +66,7 @@ class Config:
     max_bindings: int = 65536
     arming_deadline_s: float = 10.0
     loader: LoaderLimits = field(default_factory=LoaderLimits)
+    realtime: bool = True
 
 
 class StartError(Exception):
@@ -110,17 +113,22 @@ class Agent:
             raise StartError(
                 "the agent needs root with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN: start it as root or privileged"
             )
+        missing = missing_capabilities(Path("/proc/self/status").read_text())
+        if missing:
+            raise StartError(f"the agent lacks {' and '.join(missing)}: start it privileged, or add the capabilities")
 
     def _take_lock(self) -> None:
         """Two agents on one run directory would take each other's socket and pins."""
         self._config.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._lock_file = os.open(self._config.run_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(self._config.run_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            os.close(lock)
             raise StartError(
                 f"another agent runs with {self._config.run_dir}: stop it, or use --run-dir and --pin-dir"
             ) from error
+        self._lock_file = lock
 
     def _start_kernel(self) -> None:
         config = self._config
@@ -210,7 +218,8 @@ class Agent:
             HOOK_SERVICE: HookEndpoint(self._gate),
             CONTROL_SERVICE: ControlEndpoint(self._store, self._selected, notes, self._status),
         }
-        self._server = Server(listen(self._config.run_dir / "agent.sock"), services)
+        urgent = frozenset({HOOK_SERVICE}) if self._config.realtime else frozenset()
+        self._server = Server(listen(self._config.run_dir / "agent.sock"), services, urgent)
         self._server.start()
 
     def _selected(self, entry: Entry) -> int:
@@ -218,12 +227,12 @@ class Agent:
 
     def _sweep(self) -> None:
         """Once a second; nothing of it is on the hook path."""
-        self._release_previous()
         try:
+            self._release_previous()
             self._gate.sweep(_report, self._config.arming_deadline_s)
             self._feed.check()
             lost = read_counters(self._maps, self._cpus)["events_lost"]
-        except KernelError as error:
+        except (KernelError, OSError) as error:
             log.error("housekeeping failed", extra=fields(error=str(error)))
             return
         if lost > self._lost:
@@ -268,17 +277,26 @@ class Agent:
             self._tracefs.rmdir()
         if self._mounted_bpffs and not release_bpffs():
             log.info("bpffs stays mounted: others have pins there")
-        for name in ("agent.sock", "events.sock"):
-            (self._config.run_dir / name).unlink(missing_ok=True)
-        if self._lock_file >= 0:
+        if self._lock_file >= 0:  # else the sockets there are another agent's
+            for name in ("agent.sock", "events.sock"):
+                (self._config.run_dir / name).unlink(missing_ok=True)
             os.close(self._lock_file)
 
 
 def _report(event: str, record: Record) -> None:
+    """A container that ended is no news for a warning; one that was armed by the clock is."""
     identity = record.identity
-    log.warning(
-        event, extra=fields(container_id=identity.container_id, namespace=identity.namespace, pod=identity.pod_name)
-    )
+    who = fields(container_id=identity.container_id, namespace=identity.namespace, pod=identity.pod_name)
+    log.log(logging.WARNING if event == ARMED_LATE else logging.INFO, event, extra=who)
+
+
+def missing_capabilities(status: str) -> tuple[str, ...]:
+    """Of those that loading and attaching take, by the line CapEff of /proc/self/status; CAP_SYS_ADMIN stands for each."""
+    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    held = int(line.split()[1], 16)
+    if held >> CAP_SYS_ADMIN & 1:
+        return ()
+    return tuple(name for name, bit in CAPABILITIES.items() if not held >> bit & 1)
 
 
 def read_rss(pid: int) -> int:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -17,6 +16,7 @@ from agent.kernel.errors import KernelError
 from agent.kernel.loader import LoaderLimits
 from agent.kernel.pins import DEFAULT_DIRECTORY
 from agent.logs import configure, fields
+from rthook.priority import set_priority
 
 SWITCH_INTERVAL_S = 0.0005  # a thread that answers a hook waits at most so long for one that parses a policy
 
@@ -63,6 +63,9 @@ def check_ring(_context: click.Context, _parameter: click.Parameter, kib: int) -
 @click.option(
     "--nice", type=click.IntRange(-20, 19), default=-10, help="Scheduling priority; starts wait for the agent."
 )
+@click.option(
+    "--realtime/--no-realtime", default=True, help="Real-time scheduling (SCHED_RR) of hook threads, where allowed."
+)
 @click.option("--log-file", type=click.Path(dir_okay=False), help="Append the JSON log here instead of stderr.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 def main(
@@ -76,6 +79,7 @@ def main(
     loader_deadline: float,
     loader_memory: int,
     nice: int,
+    realtime: bool,
     log_file: str | None,
     log_level: str,
 ) -> None:
@@ -87,7 +91,9 @@ def main(
     """
     _configure(log_file, log_level, nice)
     limits = LoaderLimits(loader_deadline, loader_memory << 20)
-    config = Config(run_dir, pin_dir, cache_dir, policy_dir, ring_kib << 10, max_bindings, arming_deadline, limits)
+    config = Config(
+        run_dir, pin_dir, cache_dir, policy_dir, ring_kib << 10, max_bindings, arming_deadline, limits, realtime
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
@@ -105,10 +111,8 @@ def _configure(log_file: str | None, log_level: str, nice: int) -> None:
     except OSError as error:
         raise click.BadParameter(f"{log_file}: {error.strerror}", param_hint="--log-file") from error
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
-    except OSError as error:
-        log.warning("nice_not_set", extra=fields(nice=nice, reason=error.strerror))
+    for reason in set_priority(nice):
+        log.warning("priority_not_set", extra=fields(reason=reason))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 """The command ``podgate-nri``."""
 
 import logging
-import os
 import re
 import signal
 
@@ -11,6 +10,7 @@ import click
 from nri_plugin.config import OnAgentDown, PluginConfig
 from nri_plugin.logfmt import make_handler
 from nri_plugin.plugin import Plugin
+from rthook.priority import set_priority, set_realtime
 
 log = logging.getLogger("podgate.nri")
 
@@ -39,12 +39,13 @@ def configure_logging(log_file: str | None) -> None:
     log.setLevel(logging.INFO)
 
 
-def set_nice(nice: int) -> None:
+def raise_priority(nice: int, *, realtime: bool) -> None:
     """Best effort: without the right to it the plugin works, only later under load."""
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
-    except OSError as error:
-        log.warning("nice_not_set", extra={"fields": {"nice": nice, "reason": error.strerror}})
+    refused = set_priority(nice)
+    if realtime:
+        refused.append(set_realtime())
+    for reason in filter(None, refused):
+        log.warning("priority_not_set", extra={"fields": {"reason": reason}})
 
 
 def run_plugin(config: PluginConfig) -> None:
@@ -68,8 +69,16 @@ def run_plugin(config: PluginConfig) -> None:
 )
 @click.option("--log-file", type=click.Path(dir_okay=False), help="Append the JSON log here instead of stderr.")
 @click.option("--nice", type=click.IntRange(-20, 19), default=-10, help="Scheduling priority; starts wait for us.")
+@click.option("--realtime/--no-realtime", default=True, help="Real-time scheduling (SCHED_RR) where it is allowed.")
 def main(
-    nri_socket: str, agent_socket: str, name: str, index: str, on_agent_down: str, log_file: str | None, nice: int
+    nri_socket: str,
+    agent_socket: str,
+    name: str,
+    index: str,
+    on_agent_down: str,
+    log_file: str | None,
+    nice: int,
+    realtime: bool,
 ) -> None:
     """Hold each container's start until the podgate agent has bound its policies.
 
@@ -77,7 +86,7 @@ def main(
     for ever. It changes nothing in a container. Stops on SIGTERM.
     """
     configure_logging(log_file)
-    set_nice(nice)
+    raise_priority(nice, realtime=realtime)
     run_plugin(PluginConfig(nri_socket, agent_socket, name, index, OnAgentDown(on_agent_down)))
 
 

@@ -7,7 +7,6 @@ It ends when the feed ends: when the agent is gone there is nobody to tell it th
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import socket
@@ -19,6 +18,7 @@ from agent.events.encoder import encode_event, encode_line
 from agent.events.ring import RingBuffer
 from agent.events.subscribers import Subscribers
 from agent.events.tables import FeedError, Tables
+from rthook.priority import set_priority
 
 BATCH = 256  # records between two looks at the feed and the readers
 FEED_MESSAGE = 1 << 20
@@ -106,7 +106,8 @@ class EventProcess:
 def main() -> int:
     feed_fd, ring_fd, ring_bytes, listener_fd = (int(text) for text in sys.argv[1:5])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent decides when it is over
-    os.nice(NICE - os.nice(0))
+    for reason in set_priority(NICE):
+        print(f"event process: {reason}", file=sys.stderr, flush=True)
     feed, listener = socket.socket(fileno=feed_fd), socket.socket(fileno=listener_fd)
     feed.setblocking(False)
     listener.setblocking(False)

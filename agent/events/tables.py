@@ -63,7 +63,7 @@ class Tables:
         try:
             fields = json.loads(message)
             return self._apply(fields, int(fields["id"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise FeedError(f"not a message of the feed: {message[:100]!r}") from error
 
     def _apply(self, fields: Mapping[str, Any], key: int) -> int:

@@ -30,6 +30,8 @@ from agent.workload.operations import DeleteBinding, Operation, SetBinding
 from agent.workload.registry import Changed, Record, Registry
 from agent.workload.scopes import Scope
 
+ARMED_LATE = "armed_late"
+CGROUP_REMOVED = "cgroup_removed"
 CHUNK = 64  # bindings written while the lock is held: some 0.5 ms
 
 
@@ -225,7 +227,7 @@ class Gate:
     def _sweep_one(self, record: Record, report: Callable[[str, Record], None], arming_deadline_s: float) -> None:
         if self._bindings.read(record.cgroup) is None:
             self._forget(record.identity.container_id)
-            report("cgroup_removed", record)
+            report(CGROUP_REMOVED, record)
             return
         since = self._pending.get(record.cgroup)
         if since is None:
@@ -234,8 +236,8 @@ class Gate:
             if time.monotonic() - since < arming_deadline_s:
                 return
             self._bindings.arm(record.cgroup)
-            self.outcomes["armed_late"] += 1
-            report("armed_late", record)
+            self.outcomes[ARMED_LATE] += 1
+            report(ARMED_LATE, record)
         del self._pending[record.cgroup]
         self._registry.mark_armed(record.cgroup)
 

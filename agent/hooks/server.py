@@ -14,6 +14,7 @@ from typing import Protocol
 from agent.hooks.endpoint import CallError
 from agent.logs import fields
 from nri_plugin.ttrpc import Code, RemoteProtocolError, Request, ServerConnection
+from rthook.priority import set_realtime
 
 MAX_CONNECTIONS = 64  # hooks of as many containers at once; the plugin holds one
 SOCKET_MODE = 0o660
@@ -42,11 +43,14 @@ def listen(path: Path) -> socket.socket:
 
 
 class Server:
-    """services: by their full names."""
+    """services: by their full names. urgent: those whose callers a container's start waits for."""
 
-    def __init__(self, listener: socket.socket, services: Mapping[str, Service]) -> None:
+    def __init__(
+        self, listener: socket.socket, services: Mapping[str, Service], urgent: frozenset[str] = frozenset()
+    ) -> None:
         self._listener = listener
         self._services = services
+        self._urgent = urgent
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -74,10 +78,14 @@ class Server:
 
     def _serve(self, channel: socket.socket) -> None:
         connection = ServerConnection()
+        waiting = set(self._urgent)
         try:
             while data := channel.recv(READ_SIZE):
                 for request in connection.receive_data(data):
                     channel.sendall(self._answer(connection, request))
+                    if request.service in waiting:
+                        waiting.clear()
+                        self._hurry()
                 if own := connection.data_to_send():
                     channel.sendall(own)
         except RemoteProtocolError as error:
@@ -89,6 +97,11 @@ class Server:
                 self._open.discard(channel)
             channel.close()
             self._slots.release()
+
+    def _hurry(self) -> None:
+        """This connection is a hook's: from now on its thread runs when it has work."""
+        if reason := set_realtime():
+            log.warning("priority_not_set", extra=fields(reason=reason))
 
     def _answer(self, connection: ServerConnection, request: Request) -> bytes:
         service = self._services.get(request.service)

@@ -16,8 +16,15 @@ import struct
 import sys
 from typing import Any
 
+from rthook.priority import set_priority
+
 LENGTH = struct.Struct("<I")
+INSTRUCTION_BYTES = 8
+# A jump's offset has 16 bits. LLVM wraps one that is longer without a word, and what the verifier then sees may
+# pass as another program.
+MAX_INSTRUCTIONS = (1 << 15) - 1
 NO_CORE = (0, 0)
+NICE = -10  # an administrator waits, and half a second of work ends it
 
 
 def receive(channel: socket.socket) -> dict[str, Any]:
@@ -48,12 +55,19 @@ def answer(channel: socket.socket, message: dict[str, object], fds: list[int]) -
 
 def compile_and_load(request: dict[str, Any]) -> tuple[dict[str, object], list[int], object]:
     """The answer, the descriptors, and the bcc object that must live until they are sent."""
-    from bcc import BPF
+    from bcc import BPF, lib
 
     try:
         module = BPF(text=request["text"], cflags=request["flags"])
     except Exception as error:  # noqa: BLE001 - bcc raises bare Exception; its words are the answer
         return {"stage": "compile", "error": _words(error)}, [], None
+    for name in request["programs"]:
+        size = lib.bpf_function_size(module.module, name.encode()) // INSTRUCTION_BYTES
+        if size > MAX_INSTRUCTIONS:
+            reason = (
+                f"{name} has {size} instructions, at most {MAX_INSTRUCTIONS}: use fewer or shorter values on this call"
+            )
+            return {"stage": "compile", "error": reason}, [], None
     try:
         fds = [module.load_func(name, kind).fd for name, kind in request["programs"].items()]
     except Exception as error:  # noqa: BLE001
@@ -68,6 +82,8 @@ def _words(error: Exception) -> str:
 
 def main() -> int:
     channel = socket.socket(fileno=int(sys.argv[1]))
+    for reason in set_priority(NICE):
+        print(f"loader: {reason}", file=sys.stderr)
     resource.setrlimit(resource.RLIMIT_CORE, NO_CORE)
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
     message, fds, module = compile_and_load(receive(channel))

@@ -47,16 +47,15 @@ class Pins:
         return found
 
     def _set_aside(self) -> bool:
-        if not self.directory.exists():
-            return self.previous.exists()
-        remove_tree(self.previous)
-        self.directory.rename(self.previous)
-        return True
+        """Beside what is there already: an agent that crashed early has not taken its predecessor's place yet."""
+        if self.directory.exists():
+            self.previous.mkdir(mode=0o700, exist_ok=True)
+            self.directory.rename(self.previous / str(len(os.listdir(self.previous))))
+        return self.previous.exists()
 
     def release_previous(self) -> int:
-        """Ends what the earlier agent left; gives how many links that were."""
-        links = self.previous / "links"
-        count = len(os.listdir(links)) if links.is_dir() else 0
+        """Ends what earlier agents left; gives how many links that were."""
+        count = sum(1 for _ in self.previous.glob("*/links/*"))
         remove_tree(self.previous)
         return count
 

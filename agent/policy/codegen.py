@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from agent.policy.model import ArgMatch, ArgType, Operator, Selector
 from agent.policy.plan import EXEC_PATH_ARG, HookPlan, Rule, Slot
 
-PRELUDE = '#define PG_FILE 3\n#include "lib/syscall.h"\n'
+PRELUDE = '#include "lib/syscall.h"\n'
 _WORD = (1 << 64) - 1
 _READERS = {
     ArgType.INT: "pg_arg_s32",

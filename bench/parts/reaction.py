@@ -21,7 +21,7 @@ ENFORCED_S = 20.0
 
 
 class NotEnforcedError(Exception):
-    """A policy was added, and its container went on; the text is what the command said."""
+    """The container's end is not the policy's: it came too early, or not at all. The text says which."""
 
 
 def measure_policy_add(cri: Cri, agent: AgentProcess, samples: int) -> list[float]:
@@ -37,13 +37,21 @@ def measure_policy_add(cri: Cri, agent: AgentProcess, samples: int) -> list[floa
 
 def _measure_one(cri: Cri, agent: AgentProcess, pod: Pod, name: str, file: Path) -> float:
     victim = cri.run(pod, ContainerSpec(name, FIRST.reference, args=("storm", ENDLESS)))
-    process = os.pidfd_open(cri.pid(victim))
+    process = _open_process(cri.pid(victim))
     try:
         milliseconds = _time_until_end(process, agent, file)
     finally:
         os.close(process)
     agent.control.delete(NAME, NAMESPACE)
     return milliseconds
+
+
+def _open_process(pid: int) -> int:
+    """pid: 0 when the process has ended, as the runtime tells it."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        raise NotEnforcedError(f"the container ended before the policy was added: {error.strerror}") from error
 
 
 def _time_until_end(process: int, agent: AgentProcess, file: Path) -> float:

@@ -12,6 +12,8 @@
 #define PG_STRING_MAX 4096  /* PATH_MAX: what the kernel itself takes as a path, its NUL included */
 #define PG_STRING_ROOM 4352 /* and one path component more, which the verifier wants to see */
 
+#define PG_USER_PAGE 4096 /* x86_64 */
+
 #define PG_SLOT_BINARY 7
 #define PG_SLOT_TAIL 8
 #define PG_SLOT_WORK 9
@@ -43,6 +45,20 @@ PG_INLINE long pg_read_user_string(struct pg_string *out, __u64 address)
 	return n < 0 ? n : 0;
 }
 
+/*
+ * What a buffer has in its first page, when it goes on into memory that cannot be read: a size that is larger than the buffer would
+ * hide it, and the kernel writes what it can read. At most two pages are concerned.
+ */
+PG_INLINE void pg_read_user_page(struct pg_string *out, __u64 address, __u64 size)
+{
+	__u64 n = PG_USER_PAGE - (address & (PG_USER_PAGE - 1));
+
+	if (n >= size || bpf_probe_read_user(out->data, n, (const void *)address))
+		return;
+	out->flags = PG_STRING_CUT_TAIL;
+	out->len = n;
+}
+
 PG_INLINE long pg_read_user_bytes(struct pg_string *out, __u64 address, __u64 size)
 {
 	__u64 n = size > PG_STRING_MAX ? PG_STRING_MAX : size;
@@ -55,6 +71,8 @@ PG_INLINE long pg_read_user_bytes(struct pg_string *out, __u64 address, __u64 si
 	error = bpf_probe_read_user(out->data, n, (const void *)address);
 	out->flags = error ? PG_STRING_UNREADABLE : size > PG_STRING_MAX ? PG_STRING_CUT_TAIL : 0;
 	out->len = error ? 0 : n;
+	if (error)
+		pg_read_user_page(out, address, n);
 	return error;
 }
 

@@ -28,10 +28,12 @@ from tests.container.stage import (
 )
 from tests.support.agent import AgentProcess, PluginProcess
 from tests.support.cri import Container, State
-from tests.support.node import Node
+from tests.support.node import Node, Runtime
 
 pytestmark = [pytest.mark.container, pytest.mark.kernel, pytest.mark.timeout(120)]
 
+# What happens between agent and plugin is the same with every runtime.
+one_runtime = pytest.mark.parametrize("node", [Runtime.CONTAINERD_2], indirect=True, ids=["containerd_2"])
 MAX_BINDINGS = 64  # the least that the agent takes
 # NRI's default: after this containerd goes on without the plugin.
 RUNTIME_PATIENCE_S = 2.0
@@ -67,6 +69,7 @@ def decision(plugin: PluginProcess, container: Container) -> dict[str, Any]:
     return line
 
 
+@one_runtime
 def test_open_starts_unguarded_says_so_and_binds_when_the_agent_is_back(stage: Stage) -> None:
     with plugged(stage, "--on-agent-down", "open") as plugin:
         with absent(stage.agent):
@@ -113,6 +116,7 @@ def test_hung_agent_is_answered_for_before_the_runtime_drops_the_plugin(stage: S
         assert (events.count("nri_ready"), events.count("nri_lost")) == (1, 0)
 
 
+@one_runtime
 def test_container_started_while_the_agent_hung_is_bound_when_it_goes_on(stage: Stage) -> None:
     with plugged(stage):
         with stopped(stage.agent.pid):
@@ -139,6 +143,7 @@ def test_refusal_fails_the_start_with_the_reason_in_the_runtimes_error(stage: St
         assert stage.violate("guarded") == STOPPED
 
 
+@one_runtime
 def test_container_that_filled_the_map_itself_stays_guarded(stage: Stage) -> None:
     with plugged(stage):
         filler = stage.run(WAITING, "guarded")

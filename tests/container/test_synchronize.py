@@ -21,12 +21,14 @@ from tests.container.stage import (
     policy_text,
 )
 from tests.support.agent import AgentProcess
-from tests.support.node import Node
+from tests.support.node import Node, Runtime
 
 pytestmark = [pytest.mark.container, pytest.mark.kernel, pytest.mark.timeout(120)]
 
 STOPPED = (KILLED, "")
 FREE = (0, NOT_STOPPED)
+# What happens between agent and plugin is the same with every runtime.
+one_runtime = pytest.mark.parametrize("node", [Runtime.CONTAINERD_2], indirect=True, ids=["containerd_2"])
 crash_or_stop = pytest.mark.parametrize("crash", [False, True], ids=["stop", "crash"])
 
 
@@ -67,6 +69,7 @@ def test_container_whose_init_process_moved_is_bound_with_all_its_cgroups(stage:
         assert stage.violate_inside(container) == STOPPED
 
 
+@one_runtime
 def test_cgroup_made_before_a_late_plugin_and_entered_after_it_is_guarded(stage: Stage) -> None:
     container = stage.run(WAITING, "guarded")
     inner = move_into_nested(stage.node.cri.pid(container), "inner")
@@ -77,6 +80,7 @@ def test_cgroup_made_before_a_late_plugin_and_entered_after_it_is_guarded(stage:
         assert stage.outcome(container) == STOPPED
 
 
+@one_runtime
 @crash_or_stop
 def test_restarted_agent_is_told_of_running_containers(stage: Stage, crash: bool) -> None:
     with plugged(stage) as plugin:
@@ -91,6 +95,7 @@ def test_restarted_agent_is_told_of_running_containers(stage: Stage, crash: bool
         assert [line["outcome"] for line in plugin.decisions()] == ["bound"] * 3
 
 
+@one_runtime
 def test_crashed_agent_leaves_its_rules_in_force(stage: Stage) -> None:
     with plugged(stage):
         guarded, other = stage.run(SLEEP, "guarded"), stage.run(SLEEP, "other")
@@ -102,6 +107,7 @@ def test_crashed_agent_leaves_its_rules_in_force(stage: Stage) -> None:
         stage.await_counts(2, 2)
 
 
+@one_runtime
 def test_stopped_agent_enforces_nothing_and_says_so(stage: Stage) -> None:
     with plugged(stage):
         guarded = stage.run(SLEEP, "guarded")
@@ -150,6 +156,7 @@ def test_container_removed_while_the_plugin_was_away_is_forgotten(stage: Stage) 
             assert stage.violate_inside(kept) == STOPPED
 
 
+@one_runtime
 def test_containers_that_came_and_went_while_the_agent_was_away_are_told_as_they_are(stage: Stage) -> None:
     with plugged(stage) as plugin:
         removed, kept = stage.run(SLEEP, "guarded"), stage.run(SLEEP, "guarded")
@@ -165,6 +172,7 @@ def test_containers_that_came_and_went_while_the_agent_was_away_are_told_as_they
         assert stage.violate_inside(fresh) == STOPPED
 
 
+@one_runtime
 def test_agent_stopped_soon_after_a_crash_leaves_no_rules_of_the_crashed_one(stage: Stage) -> None:
     """Without a plugin nothing is announced, and the crashed agent's rules are kept for the containers that run."""
     with plugged(stage) as plugin:

@@ -101,7 +101,7 @@ DECLARED = {"char_buf": "char_buf:2"}
 @pytest.fixture(scope="module")
 def operators(calls_program: Path) -> Iterator[Node]:
     """An agent of its own: deleting so many policies one by one would take longer than all tests of this module."""
-    with start_node(calls_program) as node:
+    with start_node(calls_program, "--loader-deadline", "85") as node:
         node.add(*(_policy(number, case) for number, case in enumerate(CASES)))
         yield node
 

@@ -40,7 +40,7 @@ def number_of(syscall: str) -> str:
 
 
 def step(syscall: str, *args: int | str | bytes) -> list[str]:
-    """One step of calls.c: numbers, texts and buffers; a str that begins with f:, x: or r: is passed on as it is."""
+    """One step of calls.c: numbers, texts and buffers; a str that begins with e:, f:, x: or r: is passed on as it is."""
     return [number_of(syscall), *map(_argument, args)]
 
 
@@ -49,7 +49,7 @@ def _argument(arg: int | str | bytes) -> str:
         return f"b:{arg.hex()}"
     if isinstance(arg, int):
         return f"i:{arg}"
-    return arg if arg[:2] in ("f:", "x:", "r:") else f"s:{arg}"
+    return arg if arg[:2] in ("e:", "f:", "x:", "r:") else f"s:{arg}"
 
 
 def steps(*parts: Sequence[str]) -> list[str]:
@@ -83,12 +83,14 @@ class Running:
         )
         self.pid = self._process.pid
 
-    def await_waiting(self) -> None:
-        """Until it has printed "waiting"; its results so far are dropped."""
+    def await_waiting(self) -> tuple[int, ...]:
+        """Until it has printed "waiting"; the results until then."""
+        results: list[int] = []
         out = self._process.stdout
         while out and (line := out.readline()):
             if line == "waiting\n":
-                return
+                return tuple(results)
+            results.append(int(line))
         raise AssertionError(f"ended with {self._process.wait()}: {self._process.communicate()}")
 
     def go(self) -> None:
@@ -97,11 +99,28 @@ class Running:
             self._process.stdin.write("go\n")
             self._process.stdin.flush()
 
+    def kill(self) -> None:
+        """Leaves a zombie until `end`."""
+        os.kill(self.pid, signal.SIGKILL)
+        wait_until(lambda: not system.is_running(self.pid), RUN_S, f"process {self.pid} to be a zombie")
+
     def end(self) -> Ended:
         """Waits for its end; what `wait`s still gets an end of file."""
-        out, errors = self._process.communicate(timeout=RUN_S)
+        try:
+            out, errors = self._process.communicate(timeout=RUN_S)
+        finally:
+            self.close()
         results = tuple(int(line) for line in out.splitlines() if line != "waiting")
         return Ended(self.pid, self._process.returncode, results, errors)
+
+
+    def close(self) -> None:
+        """Whatever it does still."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe:
+                pipe.close()
 
 
 class Cgroup:
@@ -111,6 +130,7 @@ class Cgroup:
         self.path = (parent or cgroup2_root()) / unique_name("group")
         self.path.mkdir()
         self._program = program
+        self._started: list[Running] = []
 
     @property
     def id(self) -> int:
@@ -123,7 +143,9 @@ class Cgroup:
         return path
 
     def start(self, words: Sequence[str], at: Path | None = None) -> Running:
-        return Running(self._program, [str(at or self.path), *words])
+        running = Running(self._program, [str(at or self.path), *words])
+        self._started.append(running)
+        return running
 
     def run(self, words: Sequence[str], at: Path | None = None) -> Ended:
         """Runs calls in this cgroup or one below it."""
@@ -133,6 +155,8 @@ class Cgroup:
         return self.run(step(syscall, *args))
 
     def remove(self) -> None:
+        for running in self._started:
+            running.close()
         system.kill_processes(system.cgroup_members(self.path))
         wait_until(self._remove, 10.0, f"{self.path} to be empty")
 
@@ -163,7 +187,7 @@ class Node:
         self.program = program
         self.hook = AgentClient(str(agent.socket), 20.0)
 
-    def announce(self, pid: int, identity: Identity, phase: hook_pb2.Phase = RUNNING, **fields: Any) -> hook_pb2.BindResponse:
+    def announce(self, pid: int, identity: Identity, phase: int = RUNNING, /, **fields: Any) -> hook_pb2.BindResponse:
         """Bind; fields override those of the message. Raises AgentRefused."""
         return self.hook.bind(message(pid, identity, phase, **fields))
 
@@ -219,7 +243,7 @@ def start_node(program: Path, *options: str) -> Iterator[Node]:
             node.close()
 
 
-def message(pid: int, identity: Identity, phase: hook_pb2.Phase = RUNNING, **fields: Any) -> hook_pb2.Container:
+def message(pid: int, identity: Identity, phase: int = RUNNING, /, **fields: Any) -> hook_pb2.Container:
     """The announcement of a container; fields override."""
     known: dict[str, Any] = {
         "id": unique_name("id"),

@@ -14,8 +14,9 @@
  *	thread               the other steps happen in another thread
  *	exec                 the other steps happen in a new image of this program
  *
- * An ARG is i:NUMBER (64 bits, any base), s:TEXT, b:HEX (bytes), r:SIZE (a readable buffer), or a text in memory that nobody has
- * touched yet: f:PATH (the begin of a file, mapped), x:HEAD:PATH (HEAD at the end of a resident page, and then such a mapping).
+ * An ARG is i:NUMBER (64 bits, any base), s:TEXT, b:HEX (bytes), r:SIZE (a buffer), e:TEXT (without NUL, at the end of
+ *its memory: what follows is not mapped), or a text in memory that nobody has touched yet: f:PATH (the begin of a file,
+ *mapped), x:HEAD:PATH (HEAD at the end of a resident page, and then such a mapping).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -67,17 +68,33 @@ static void map_file(const char *path, void *where, int flags, char **out)
 	close(fd);
 }
 
-static long half_resident(char *head)
+/* The text at the end of the first of two pages; the second one is not touched. */
+static char *at_page_end(const char *text)
 {
-	char *path = strchr(head, ':'), *pages, *second;
+	char *pages = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	*path++ = 0;
-	pages = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (pages == MAP_FAILED)
 		fail("mmap");
-	memcpy(pages + page - strlen(head), head, strlen(head));
-	map_file(path, pages + page, MAP_FIXED, &second);
-	return (long)(pages + page - strlen(head));
+	return memcpy(pages + page - strlen(text), text, strlen(text));
+}
+
+static long half_resident(char *head)
+{
+	char *path = strchr(head, ':'), *text, *second;
+
+	*path++ = 0;
+	text = at_page_end(head);
+	map_file(path, text + strlen(head), MAP_FIXED, &second);
+	return (long)text;
+}
+
+static long half_mapped(const char *head)
+{
+	char *text = at_page_end(head);
+
+	if (munmap(text + strlen(head), page))
+		fail("munmap");
+	return (long)text;
 }
 
 static long bytes(const char *hex)
@@ -103,6 +120,8 @@ static long value(char *arg)
 		return bytes(text);
 	case 'r':
 		return (long)calloc(1, strtoul(text, NULL, 0));
+	case 'e':
+		return half_mapped(text);
 	case 'x':
 		return half_resident(text);
 	case 'f':

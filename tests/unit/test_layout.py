@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The structures that bpf/ and user space share: what gcc makes of the C is what the Python says."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.events import layout as events
+from agent.kernel import layout
+from agent.kernel.layout import BindingRecord, map_specs
+from tests.support.names import project_dir
+
+# What the headers of bpf/ need of the kernel and of bcc to be read by gcc; nothing of it is ever called.
+SHIM = """
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#define PG_LIB_KERNEL_H
+#define PG_LIB_PATH_H
+#define PG_FILE 1
+#define PG_INLINE static inline
+typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef uint64_t __u64;
+typedef int32_t __s32; typedef int64_t __s64;
+#define BPF_ANY 0
+#define BPF_NOEXIST 1
+static inline void *pg_none(const void *key) { (void)key; return NULL; }
+#define pg_lookup(map, key) pg_none(key)
+#define pg_update(map, key, value, flags) ((void)(key), (void)(value), 0L)
+#define pg_delete(map, key) ((void)(key))
+#define pg_map(map) NULL
+#define pg_once(lvalue) (*(volatile __typeof__(lvalue) *)&(lvalue))
+#define pg_opaque(var) (void)(var)
+long bpf_probe_read_user_str(void *, __u32, const void *);
+long bpf_probe_read_user(void *, __u32, const void *);
+long bpf_probe_read_kernel(void *, __u32, const void *);
+long bpf_ringbuf_output(void *, void *, __u64, __u64);
+__u64 bpf_get_current_pid_tgid(void), bpf_get_current_uid_gid(void), bpf_get_current_cgroup_id(void);
+__u64 bpf_get_current_ancestor_cgroup_id(int), bpf_ktime_get_boot_ns(void);
+long bpf_get_current_comm(void *, __u32);
+struct pg_string;
+static inline void pg_read_binary(struct pg_string *out) { (void)out; }
+#include "maps/counters.h"
+#include "maps/strings.h"
+#include "maps/bindings.h"
+#include "maps/deferred.h"
+#include "maps/events.h"
+"""
+EVENT_FIELDS = (
+    *("size", "kind", "flags", "time", "cgroup", "args", "pid", "tid", "uid", "workload", "policy", "rule", "selector"),
+    *("error", "reserved", "comm", "len", "slot_flags", "slot_id"),
+)
+BINDING_FIELDS = ("policies", "self", "owner", "workload", "state", "init_pid", "reserved")
+STRUCTS = ("pg_binding", "pg_string", "pg_call", "pg_event", "pg_deferred", "pg_exec_text", "pg_error_site", "pg_hit")
+NUMBERS = (
+    *("PG_STATE_PENDING", "PG_STATE_ARMED", "PG_POLICY_WORDS", "PG_SLOTS", "PG_COUNTERS", "PG_EVENT_SLOTS", "PG_SLOT_ABSENT"),
+    *("PG_EVENT_POLICY", "PG_EVENT_DEFERRED", "PG_STRING_CUT_TAIL", "PG_STRING_CUT_HEAD", "PG_STRING_UNREADABLE"),
+    *("PG_TEXT_STRING", "PG_TEXT_BYTES", "PG_TEXT_FD", "PG_TEXT_BINARY", "PG_SLOT_BINARY"),
+    *(f"PG_COUNT_{name.upper()}" for name in layout.COUNTERS),
+)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """Sizes of structures, offsets of fields and values of constants, by their C text."""
+    folder = tmp_path_factory.mktemp("layout")
+    wanted = [f"sizeof(struct {name})" for name in STRUCTS]
+    wanted += [f"offsetof(struct pg_event, {name})" for name in (*EVENT_FIELDS, "data")]
+    wanted += [f"offsetof(struct pg_binding, {name})" for name in BINDING_FIELDS]
+    wanted += NUMBERS
+    prints = "\n".join(f'printf("%s\\"{text}\\": %zu", n++ ? ", " : "", (size_t)({text}));' for text in wanted)
+    source = f'{SHIM}\nint main(void) {{ int n = 0; printf("{{"); {prints} printf("}}"); return 0; }}\n'
+    (folder / "layout.c").write_text(source)
+    flags = ["-std=gnu11", "-O2", "-w", f"-I{project_dir() / 'bpf'}", "-Wl,--unresolved-symbols=ignore-all", "-no-pie"]
+    subprocess.run(["gcc", *flags, "-o", folder / "layout", folder / "layout.c"], check=True)
+    values: dict[str, int] = json.loads(subprocess.run([folder / "layout"], capture_output=True, check=True).stdout)
+    return values
+
+
+def offsets(form: struct.Struct, groups: tuple[int, ...]) -> list[int]:
+    """Where each field begins in a packed struct; groups: how many values each field has."""
+    codes = _codes(form.format[1:])
+    found, at, position = [], 0, 0
+    for count in groups:
+        found.append(at)
+        at += struct.calcsize("<" + "".join(codes[position : position + count]))
+        position += count
+    return found
+
+
+def _codes(text: str) -> list[str]:
+    """One code for each value of a format."""
+    codes, number = [], ""
+    for character in text:
+        if character.isdigit():
+            number += character
+            continue
+        codes += [f"{number}s"] if character == "s" else [character] * int(number or 1)
+        number = ""
+    return codes
+
+
+def test_event_header_is_the_c_structure(compiled: dict[str, int]) -> None:
+    groups = (1, 1, 1, 1, 1, 6, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 8, 8, 8)
+    wanted = [compiled[f"offsetof(struct pg_event, {name})"] for name in EVENT_FIELDS]
+    assert offsets(events.HEADER, groups) == wanted
+    assert events.HEADER.size == compiled["offsetof(struct pg_event, data)"]
+
+
+def test_binding_is_the_c_structure(compiled: dict[str, int]) -> None:
+    wanted = [compiled[f"offsetof(struct pg_binding, {name})"] for name in BINDING_FIELDS]
+    assert offsets(layout.BINDING, (16, 1, 1, 1, 1, 1, 1)) == wanted
+    assert layout.BINDING.size == compiled["sizeof(struct pg_binding)"]
+    assert layout.POLICY_WORDS == compiled["PG_POLICY_WORDS"]
+
+
+def test_maps_have_the_sizes_of_the_c_structures(compiled: dict[str, int]) -> None:
+    sizes = {spec.name: (spec.key, spec.value, spec.entries) for spec in map_specs(4096, 77)}
+    size = {name: compiled[f"sizeof(struct {name})"] for name in STRUCTS}
+    assert sizes["bindings"] == (8, size["pg_binding"], 77)
+    assert sizes["host"] == (4, size["pg_binding"], 1)
+    assert sizes["strings"] == (4, size["pg_string"], compiled["PG_SLOTS"])
+    assert sizes["call"] == (4, size["pg_call"], 1)
+    assert sizes["record"] == (4, size["pg_event"], 1)
+    assert sizes["deferred"][:2] == (8, size["pg_deferred"])
+    assert sizes["exec_text"][:2] == (8, size["pg_exec_text"])
+    assert sizes["exec_scratch"] == (4, size["pg_exec_text"], 1)
+    assert sizes["errors"][:2] == (size["pg_error_site"], 8)
+    assert sizes["counters"] == (4, 8, compiled["PG_COUNTERS"])
+    assert sizes["events"] == (0, 0, 4096)
+
+
+def test_counters_are_in_the_order_of_the_enum(compiled: dict[str, int]) -> None:
+    assert [compiled[f"PG_COUNT_{name.upper()}"] for name in layout.COUNTERS] == list(range(compiled["PG_COUNTERS"]))
+
+
+def test_constants_are_those_of_the_headers(compiled: dict[str, int]) -> None:
+    assert (layout.STATE_PENDING, layout.STATE_ARMED) == (compiled["PG_STATE_PENDING"], compiled["PG_STATE_ARMED"])
+    assert (events.SLOTS, events.ABSENT) == (compiled["PG_EVENT_SLOTS"], compiled["PG_SLOT_ABSENT"])
+    assert (events.KIND_POLICY, events.FLAG_DEFERRED) == (compiled["PG_EVENT_POLICY"], compiled["PG_EVENT_DEFERRED"])
+    cuts = ("PG_STRING_CUT_TAIL", "PG_STRING_CUT_HEAD", "PG_STRING_UNREADABLE")
+    assert (events.CUT_TAIL, events.CUT_HEAD, events.UNREADABLE) == tuple(compiled[name] for name in cuts)
+    kinds = {"PG_TEXT_STRING": "string", "PG_TEXT_BYTES": "char_buf", "PG_TEXT_FD": "fd"}
+    assert {compiled[name] >> 4: kind for name, kind in kinds.items()} == events.TEXT_KINDS
+    assert compiled["PG_TEXT_BINARY"] == events.BINARY_ID
+
+
+def test_files_of_failure_sites_are_those_that_name_their_number() -> None:
+    for number, name in layout.FILES.items():
+        assert f"#define PG_FILE {number}\n" in (Path(project_dir()) / name).read_text()
+
+
+def test_binding_record_survives_packing() -> None:
+    record = BindingRecord(1 << 1023 | 1 << 64 | 1, 2**64 - 1, 5, 2**32 - 1, layout.STATE_PENDING, 7)
+    assert BindingRecord.unpack(record.pack()) == record
+    assert len(record.pack()) == 160

@@ -139,6 +139,7 @@ class Agent:
         pins = Pins(config.pin_dir)
         self._found_previous = pins.prepare()
         self._pins = pins
+        self._pin_lock = pins.lock()
         self._maps = Maps.create(map_specs(config.ring_bytes, config.max_bindings), self._pins.maps)
         try:
             headers = ensure_tree(config.cache_dir)
@@ -270,6 +271,7 @@ class Agent:
                 part.close()
         if hasattr(self, "_pins"):
             self._pins.release()
+            os.close(self._pin_lock)
         if hasattr(self, "_maps"):
             self._maps.close()
         if self._mounted_tracefs:
@@ -291,7 +293,7 @@ def _report(event: str, record: Record) -> None:
 
 
 def missing_capabilities(status: str) -> tuple[str, ...]:
-    """Of those that loading and attaching take, by the line CapEff of /proc/self/status; CAP_SYS_ADMIN stands for each."""
+    """Of those that loading and attaching take, by CapEff in /proc/self/status; CAP_SYS_ADMIN stands for each."""
     line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
     held = int(line.split()[1], 16)
     if held >> CAP_SYS_ADMIN & 1:

@@ -31,7 +31,7 @@ from agent.policy.model import Policy, PolicyKey
 from agent.policy.plan import PlacedPolicy, PlanError, hooked_syscalls, plan_hooks
 from agent.policy.reader import parse_policies
 from agent.workload.identity import MAX_POLICIES, PolicyId
-from agent.workload.scopes import scope_of
+from agent.workload.scopes import Scope, scope_of
 
 log = logging.getLogger("podgate.policies")
 
@@ -138,7 +138,7 @@ class PolicyStore:
             if entry is None:
                 raise NoSuchPolicy(key, sorted(self._entries, key=str))
             if entry.placed:
-                self._gate.select((), (entry.placed.bit,))
+                self._deselect(entry.placed)
                 self._clean_up([entry.placed])
             return Outcome(entry, Change.DELETED, int((time.monotonic() - began) * 1000))
 
@@ -158,13 +158,36 @@ class PolicyStore:
         self._compile((*self.placed(), *placed), calls)
         for new in placed:
             self._sink.policy_added(new)
-        self._gate.select([(new.bit, scope_of(new.policy)) for new in placed], [old.bit for old in replaced])
+        self._select(placed, replaced)
         changes = {
             new.policy.key: Change.REPLACED if new.policy.key in self._entries else Change.ADDED for new in placed
         }
         self._entries |= {new.policy.key: Entry(new.policy, new) for new in placed}
         self._clean_up(replaced)
         return changes
+
+    def _select(self, new: list[PlacedPolicy], old: list[PlacedPolicy]) -> None:
+        """Raises KernelError when a binding cannot be written; the old policies are selected again then, and the new
+        rules go.
+        """
+        try:
+            self._gate.select(_scopes(new), [each.bit for each in old])
+        except KernelError:
+            try:
+                self._gate.select(_scopes(old), [each.bit for each in new])
+            except KernelError as error:
+                self._burned |= {each.bit for each in new}
+                log.error("bindings keep bits of policies that are not in force", extra=fields(error=str(error)))
+            self._clean_up(new)
+            raise
+
+    def _deselect(self, placed: PlacedPolicy) -> None:
+        """What is left of its bits where a binding cannot be written ends with its rules."""
+        try:
+            self._gate.select((), (placed.bit,))
+        except KernelError as error:
+            self._burned.add(placed.bit)
+            log.error("bindings keep bits of an ended policy", extra=fields(error=str(error)))
 
     def _clean_up(self, gone: list[PlacedPolicy]) -> None:
         """Takes the rules of policies that select nobody any more out of the programs.
@@ -203,6 +226,10 @@ class PolicyStore:
         for policy in policies:
             old = self._entries.get(policy.key)
             self._entries[policy.key] = replace(old, error=error) if old and old.placed else Entry(policy, None, error)
+
+
+def _scopes(placed: Iterable[PlacedPolicy]) -> list[tuple[PolicyId, Scope]]:
+    return [(each.bit, scope_of(each.policy)) for each in placed]
 
 
 def _refuse_twins(policies: Iterable[Policy]) -> None:

@@ -28,6 +28,7 @@ from agent.workload.registry import Record
 
 MAX_WAITING = 65536  # messages of some 300 bytes
 SEND_BUFFER = 4 << 20
+MAX_MESSAGE = 400 << 10  # a socket takes 416 KiB at once with the default net.core.wmem_max
 RESTART_DELAY_S = 1.0
 SIGNAL_NAMES = {number.value: number.name for number in signal.Signals}
 
@@ -116,6 +117,10 @@ class Feed:
     def tell(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode()
         with self._lock:
+            if len(data) > MAX_MESSAGE:
+                self.dropped += 1
+                log.error("a name is too long for the event process", extra=fields(op=message["op"], bytes=len(data)))
+                return
             self._send(data)
 
     def _send(self, data: bytes) -> None:

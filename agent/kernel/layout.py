@@ -13,6 +13,7 @@ from agent.kernel.bpf import NO_PREALLOC, MapType
 POLICY_WORDS = 16
 STATE_PENDING = 1
 STATE_ARMED = 2
+HOST_SEARCH = 3  # the host record's state: PG_HOST_SEARCH
 BINDING = struct.Struct("<16QQQIIII")
 CGROUP_KEY = struct.Struct("<Q")
 ERROR_SITE = struct.Struct("<Ii")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -33,6 +34,7 @@ MAX_ANSWER = 1 << 20
 MAX_PROGRAMS = 250  # in one message: SCM_MAX_FD is 253
 LOG_LINES = 12
 LOG_BYTES = 65536
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,9 @@ class Loader:
         words = log_tail(log)
         if "bad_alloc" in words or "MemoryError" in words or "out of memory" in words.lower():
             return LoaderError("memory", f"{limit} reached; {words}")
+        if -status in CRASHES:
+            ended = f"the compiler died of {signal.Signals(-status).name}: the rules of a call may be too many for it"
+            return LoaderError("compile", f"{ended} ({limit}); {words}")
         return LoaderError("start", f"it ended with status {status} ({limit}); {words}")
 
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agent.kernel import bpf
@@ -15,6 +16,7 @@ from agent.kernel.layout import (
     COUNTERS,
     ERROR_SITE,
     FILES,
+    HOST_SEARCH,
     SELFCHECK,
     STATE_ARMED,
     STATE_PENDING,
@@ -25,7 +27,10 @@ from agent.workload.identity import CgroupId
 from agent.workload.operations import Binding
 
 ZERO = bytes(4)
-MAX_NESTED = 65536  # directories looked at below one container: as many as bindings has room for
+
+
+class MapFullError(Exception):
+    """No room for one more record."""
 
 
 def possible_cpus() -> int:
@@ -102,7 +107,7 @@ class Bindings:
         try:
             bpf.update(self._bindings, CGROUP_KEY.pack(cgroup), _record(cgroup, binding).pack(), bpf.BPF_EXIST)
         except KernelError as error:
-            if error.code == 2:
+            if error.code == errno.ENOENT:
                 return False
             raise
         return True
@@ -130,14 +135,17 @@ class Bindings:
         bpf.update(self._host, ZERO, BindingRecord(policies, 0, 0, 0, state, 0).pack())
 
     def inherit(self, cgroup: CgroupId, workload: int, directory: Path) -> int:
-        """Links the cgroups that exist below a container bound while it runs; gives how many were new."""
+        """Links the cgroups that exist below a container bound while it runs; gives how many were new.
+
+        When there are more than the map has room for, processes are found by their ancestors from then on, as where
+        the kernel side could not link one.
+        """
         added = 0
-        for seen, path in enumerate(_below(directory)):
-            if seen >= MAX_NESTED:
-                raise KernelError(
-                    f"more than {MAX_NESTED} cgroups below {directory}", 0, "its processes are found by their ancestors"
-                )
-            added += self._link(path, cgroup, workload)
+        try:
+            for path in _below(directory):
+                added += self._link(path, cgroup, workload)
+        except MapFullError:
+            self._search_from_now()
         return added
 
     def _link(self, path: str, owner: CgroupId, workload: int) -> int:
@@ -148,10 +156,17 @@ class Bindings:
         except FileNotFoundError:
             return 0  # removed meanwhile
         except KernelError as error:
-            if error.code == 17:
+            if error.code == errno.EEXIST:
                 return 0  # linked by the kernel
+            if error.code in (errno.E2BIG, errno.ENOMEM):
+                raise MapFullError from error
             raise
         return 1
+
+    def _search_from_now(self) -> None:
+        current = bpf.lookup(self._host, ZERO, 160)
+        policies = BindingRecord.unpack(current).policies if current else 0
+        bpf.update(self._host, ZERO, BindingRecord(policies, 0, 0, 0, HOST_SEARCH, 0).pack())
 
     def cgroups(self) -> list[CgroupId]:
         """Every cgroup with a record, nested ones included."""
@@ -163,18 +178,16 @@ def _record(cgroup: CgroupId, binding: Binding) -> BindingRecord:
     return BindingRecord(binding.policies, cgroup, cgroup, binding.workload, state, binding.init_pid)
 
 
-def _below(directory: Path) -> list[str]:
-    """Directories below, not deeper than the kernel side searches; those that vanish are left out."""
-    found: list[str] = []
+def _below(directory: Path) -> Iterator[str]:
+    """Directories below; those that vanish are left out."""
     waiting = [str(directory)]
-    while waiting and len(found) <= MAX_NESTED:
+    while waiting:
         try:
             children = [entry.path for entry in os.scandir(waiting.pop()) if entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             continue
-        found += children
+        yield from children
         waiting += children
-    return found
 
 
 def read_counters(maps: Maps, cpus: int) -> dict[str, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ BPFFS = Path("/sys/fs/bpf")
 TRACEFS = Path("/sys/kernel/tracing")
 TRACEFS_OLD = Path("/sys/kernel/debug/tracing")
 
+_ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -39,11 +41,9 @@ def parse_mountinfo(text: str) -> tuple[Mount, ...]:
 
 
 def _unescape(text: str) -> str:
-    return (
-        text.encode().decode("unicode_escape").encode("latin-1").decode(errors="surrogateescape")
-        if "\\" in text
-        else text
-    )
+    """Space, tab, line break and backslash are written as a backslash and three octal digits (fs/proc_namespace.c)."""
+    data = text.encode(errors="surrogateescape")
+    return _ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), data).decode(errors="surrogateescape")
 
 
 def read_mounts() -> tuple[Mount, ...]:

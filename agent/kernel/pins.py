@@ -8,6 +8,7 @@ it stays in force until the new rules are.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ class Pins:
             self.maps.mkdir(parents=True)
             self.links.mkdir()
             self.directory.chmod(0o700)
+        except BlockingIOError as error:
+            raise KernelError(f"{self.directory} is another running agent's", 0, "stop it, or use --pin-dir") from error
         except OSError as error:
             raise KernelError(
                 f"{self.directory}", error.errno or 0, "the directory must be on a writable bpffs"
@@ -49,9 +52,20 @@ class Pins:
     def _set_aside(self) -> bool:
         """Beside what is there already: an agent that crashed early has not taken its predecessor's place yet."""
         if self.directory.exists():
+            os.close(self.lock())
             self.previous.mkdir(mode=0o700, exist_ok=True)
             self.directory.rename(self.previous / str(len(os.listdir(self.previous))))
         return self.previous.exists()
+
+    def lock(self) -> int:
+        """A descriptor that holds the directory for its owner's life. Raises BlockingIOError when another holds it."""
+        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise
+        return fd
 
     def release_previous(self) -> int:
         """Ends what earlier agents left; gives how many links that were."""

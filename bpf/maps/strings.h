@@ -46,8 +46,8 @@ PG_INLINE long pg_read_user_string(struct pg_string *out, __u64 address)
 }
 
 /*
- * What a buffer has in its first page, when it goes on into memory that cannot be read: a size that is larger than the buffer would
- * hide it, and the kernel writes what it can read. At most two pages are concerned.
+ * What a buffer has in its first page, when it goes on into memory that cannot be read: a size that is larger than
+ * the buffer would hide it, and the kernel writes what it can read. At most two pages are concerned.
  */
 PG_INLINE void pg_read_user_page(struct pg_string *out, __u64 address, __u64 size)
 {

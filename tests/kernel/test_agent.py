@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,21 @@ from tests.support import system
 from tests.support.agent import AgentProcess, EventReader, command, run_cli
 from tests.support.names import unique_name
 from tests.support.wait import wait_until
-from tests.support.workload import POST, Identity, Node, kprobe, lseek_policy, match, message, policy, selector, start_node, step, steps
+from tests.support.workload import (
+    POST,
+    Cgroup,
+    Identity,
+    Node,
+    kprobe,
+    lseek_policy,
+    match,
+    message,
+    policy,
+    selector,
+    start_node,
+    step,
+    steps,
+)
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 
@@ -33,12 +48,16 @@ def run_dir() -> Iterator[Path]:
 
 
 def start_refused(run_dir: Path, *options: str, before: str = "", wrapper: str = "") -> str:
-    """The last line that an agent says which does not start, in a mount namespace of its own where a shell first does `before`."""
+    """What an agent says that does not start, in a mount namespace of its own where a shell first does `before`."""
     pins = Path("/sys/fs/bpf") / unique_name("pin")
     words = [command("podgate-agent"), "--run-dir", str(run_dir), "--pin-dir", str(pins), *options]
     script = f"set -e\n{before}\nexec {wrapper} " + ' "$@"'
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", *words], capture_output=True, text=True, timeout=START_S, check=False
+        ["unshare", "-m", "sh", "-c", script, "sh", *words],
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
     )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -121,15 +140,23 @@ def test_ring_that_is_no_power_of_two_is_a_usage_error(run_dir: Path) -> None:
 
 
 def test_stop_leaves_nothing(run_dir: Path) -> None:
-    """Mounts are looked at from inside of the mount namespace that the agent had, in which it had to mount both file systems."""
+    """Mounts are looked at from inside of the agent's mount namespace, in which it had to mount both file systems."""
     pins = Path("/sys/fs/bpf") / unique_name("pin")
     script = f"""{UNMOUNT}
     while umount /sys/kernel/tracing 2>/dev/null; do :; done
     "$@" >&2 & agent=$!; echo $agent; read line; grep -cE ' - (bpf|tracefs) ' /proc/self/mountinfo
     kill $agent; wait $agent; echo $?; grep -cE ' - (bpf|tracefs) ' /proc/self/mountinfo"""
-    words = [command("podgate-agent"), "--run-dir", str(run_dir), "--pin-dir", str(pins), "--log-file", str(run_dir / "log")]
+    words = [
+        command("podgate-agent"),
+        "--run-dir",
+        str(run_dir),
+        "--pin-dir",
+        str(pins),
+        "--log-file",
+        str(run_dir / "log"),
+    ]
     with subprocess.Popen(["unshare", "-m", "sh", "-c", script, "sh", *words], stdin=-1, stdout=-1, text=True) as shell:
-        wait_until(lambda: (run_dir / "agent.sock").exists(), START_S, "the agent's socket")
+        wait_until((run_dir / "agent.sock").exists, START_S, "the agent's socket")
         children = _children_of(run_dir)
         out, _ = shell.communicate("stop\n", timeout=START_S)
     _, mounted, status, left = out.split()
@@ -178,7 +205,9 @@ def test_event_process_that_is_killed_is_started_again_with_all_names(node: Node
     before = node.agent.control.status()
     with node.container("default", {"app": "web"}, pod="web-1") as group:
         os.kill(before.events_pid, signal.SIGKILL)
-        wait_until(lambda: node.agent.control.status().events_pid not in (0, before.events_pid), 20, "another event process")
+        wait_until(
+            lambda: node.agent.control.status().events_pid not in (0, before.events_pid), 20, "another event process"
+        )
         with EventReader(node.agent.run_dir) as heard:
             pid = group.call("lseek", -1, 0, 0).pid
             event = heard.find(lambda event: bool(event.get("process") and event["process"]["pid"] == pid))
@@ -194,18 +223,35 @@ def test_enforcement_does_not_need_the_event_process(node: Node) -> None:
         wait_until(lambda: node.agent.control.status().events_pid != 0, 20, "another event process")
 
 
-def test_slow_reader_is_told_how_much_it_missed(node: Node) -> None:
+def big_events() -> dict[str, Any]:
+    """Posts each access of a path that begins with /sss."""
+    hook = kprobe("access", {0: "string"}, selector(match(0, "Prefix", "/sss"), actions=POST))
+    return policy("big", hook, namespace="default")
+
+
+def make_big_events(group: Cgroup, count: int) -> None:
+    """Of some 4,200 bytes each."""
+    ended = group.run(steps(*[step("access", "/" + "s" * 4000, 0)] * count))
+    assert len(ended.results) == count
+
+
+def test_slow_reader_is_told_how_much_it_missed(calls_program: Path) -> None:
     """What it gets and what it is told of add up to what was made."""
-    path = "/" + "s" * 4000
-    node.add(policy("big", kprobe("access", {0: "string"}, selector(match(0, "Prefix", "/sss"), actions=POST)), namespace="default"))
-    made = 0
-    with node.container() as group, _subscribe(node) as slow, EventReader(node.agent.run_dir) as quick:
-        for _ in range(8):
-            made += len(group.run(steps(*[step("access", path, 0)] * 250)).results)
-            wait_until(lambda made=made: len(quick.all()) >= made, 30, "all events at the reader that keeps up")  # type: ignore[misc]
-        got = _drain(slow, made)
+    made = 2000
+    with start_node(calls_program, "--ring-kib", "16384") as node, node.container() as group:
+        node.add(big_events())
+        with _subscribe(node) as slow, EventReader(node.agent.run_dir) as quick:
+            for number in range(250, made + 1, 250):
+                make_big_events(group, 250)
+                wait_until(partial(_has_heard, quick, number), 30, "all events at the reader that keeps up")
+            got = _drain(slow, made)
+        assert node.counter("events_lost") == 0
     assert got["lost"] > 0
     assert got["policy"] + got["lost"] == made
+
+
+def _has_heard(reader: EventReader, count: int) -> bool:
+    return len(reader.all()) >= count
 
 
 def _subscribe(node: Node) -> socket.socket:
@@ -228,10 +274,11 @@ def _drain(reader: socket.socket, made: int) -> dict[str, int]:
 
 
 def test_full_ring_is_told_to_readers(calls_program: Path) -> None:
-    with start_node(calls_program, "--ring-kib", "4") as node, EventReader(node.agent.run_dir) as heard, node.container() as group:
-        node.add(policy("big", kprobe("access", {0: "string"}, selector(match(0, "Prefix", "/sss"), actions=POST)), namespace="default"))
-        group.run(steps(*[step("access", "/" + "s" * 4000, 0)] * 50))
-        lost = heard.find(lambda event: event["type"] == "lost")
+    with start_node(calls_program, "--ring-kib", "4") as node, node.container() as group:
+        node.add(big_events())
+        with EventReader(node.agent.run_dir) as heard:
+            make_big_events(group, 50)
+            lost = heard.find(lambda event: event["type"] == "lost")
         assert lost["reason"] == "ring buffer full"
         assert node.counter("events_lost") >= lost["count"] > 0
 
@@ -260,7 +307,9 @@ def test_no_agent_is_exit_status_3(run_dir: Path, words: tuple[str, ...]) -> Non
 
 def test_check_needs_no_agent(run_dir: Path) -> None:
     good, bad = json.dumps(lseek_policy("good")), json.dumps(lseek_policy("Bad"))
-    assert run_cli(run_dir, "policy", "check", "-", text=good).stdout == "<stdin>:1:1: TracingPolicy good on lseek: ok\n"
+    assert (
+        run_cli(run_dir, "policy", "check", "-", text=good).stdout == "<stdin>:1:1: TracingPolicy good on lseek: ok\n"
+    )
     refused = run_cli(run_dir, "policy", "check", "-", text=bad)
     assert refused.returncode == 1
     assert refused.stderr.startswith("<stdin>:1:")

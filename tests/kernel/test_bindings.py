@@ -13,7 +13,21 @@ import pytest
 from agent.kernel.mounts import cgroup2_root
 from rthook.errors import AgentRefused
 from tests.support.wait import wait_until
-from tests.support.workload import HELD, Cgroup, Identity, Node, Running, kprobe, lseek_policy, match, policy, selector, start_node, step, steps
+from tests.support.workload import (
+    HELD,
+    Cgroup,
+    Identity,
+    Node,
+    Running,
+    kprobe,
+    lseek_policy,
+    match,
+    policy,
+    selector,
+    start_node,
+    step,
+    steps,
+)
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 
@@ -29,7 +43,8 @@ def bound(calls_program: Path) -> Iterator[Node]:
     own = selector(match(0, "Equal", str(calls_program)))
     with start_node(calls_program) as node:
         node.add(
-            lseek_policy("p", namespace="default"), policy("e", kprobe("execve", {0: "string"}, own), namespace="exec-forbidden")
+            lseek_policy("p", namespace="default"),
+            policy("e", kprobe("execve", {0: "string"}, own), namespace="exec-forbidden"),
         )
         yield node
 
@@ -211,7 +226,9 @@ def test_full_map_refuses_containers_and_keeps_nested_cgroups_covered(calls_prog
         children = [group.child(f"n{number}") for number in range(80)]
         assert node.agent.control.status().bindings == 64
         assert node.counter("inherit_failed") == 17
-        assert all(violates(group, child) for child in (children[0], children[-1], group.child("n79", "deep", "deeper")))
+        assert all(
+            violates(group, child) for child in (children[0], children[-1], group.child("n79", "deep", "deeper"))
+        )
         with pytest.raises(AgentRefused, match="E2BIG"):
             stack.enter_context(node.container(pod="second"))
         status = node.agent.control.status()

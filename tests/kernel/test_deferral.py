@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts in memory that is not resident when the call is made: the call is checked at its exit, and enforced all the same."""
+"""Texts in memory that is not resident when the call is made: it is checked at its exit, and enforced all the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ def deferring(calls_program: Path, target: Path) -> Iterator[Node]:
         node.add(
             policy("path", kprobe("access", {0: "string"}, texts), namespace="path"),
             policy("not", kprobe("access", {0: "string"}, selector(match(0, "NotEqual", SECRET))), namespace="not"),
-            policy("bytes", kprobe("pwrite64", {1: "char_buf:2"}, selector(match(1, "Prefix", "SECRET"))), namespace="bytes"),
+            policy(
+                "bytes",
+                kprobe("pwrite64", {1: "char_buf:2"}, selector(match(1, "Prefix", "SECRET"))),
+                namespace="bytes",
+            ),
             policy("exec", kprobe("execve", {0: "string"}, selector(match(0, "Equal", str(target)))), namespace="exec"),
         )
         yield node
@@ -64,7 +68,9 @@ def event_of(ended: Ended, heard: EventReader) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("group", ["path"], indirect=True)
-def test_path_in_an_untouched_page_is_matched_on_return(deferring: Node, group: Cgroup, heard: EventReader, tmp_path: Path) -> None:
+def test_path_in_an_untouched_page_is_matched_on_return(
+    deferring: Node, group: Cgroup, heard: EventReader, tmp_path: Path
+) -> None:
     before = deferring.counter("deferred")
     ended = group.call("access", in_file(tmp_path, SECRET.encode() + b"\0"), 0)
     assert ended.killed
@@ -131,7 +137,9 @@ def test_buffer_in_an_untouched_page_is_matched_on_return(group: Cgroup, heard: 
 
 
 @pytest.mark.parametrize("group", ["bytes"], indirect=True)
-def test_buffer_that_is_mapped_only_in_part_is_matched_by_that_part(group: Cgroup, heard: EventReader, tmp_path: Path) -> None:
+def test_buffer_that_is_mapped_only_in_part_is_matched_by_that_part(
+    group: Cgroup, heard: EventReader, tmp_path: Path
+) -> None:
     """The kernel writes what it can read of such a buffer, so a size beyond it must not hide the begin."""
     out = tmp_path / "out"
     opened = step("open", str(out), 0o102, 0o600)
@@ -142,7 +150,9 @@ def test_buffer_that_is_mapped_only_in_part_is_matched_by_that_part(group: Cgrou
 
 
 @pytest.mark.parametrize("group", ["exec"], indirect=True)
-def test_execve_of_an_untouched_path_is_killed_before_the_image_runs(group: Cgroup, heard: EventReader, tmp_path: Path, target: Path) -> None:
+def test_execve_of_an_untouched_path_is_killed_before_the_image_runs(
+    group: Cgroup, heard: EventReader, tmp_path: Path, target: Path
+) -> None:
     ended = group.call("execve", in_file(tmp_path, bytes(target) + b"\0"), 0, 0)
     assert ended.killed
     event = event_of(ended, heard)

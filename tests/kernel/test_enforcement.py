@@ -16,11 +16,23 @@ import pytest
 
 from tests.support.agent import EventReader
 from tests.support.wait import wait_until
-from tests.support.workload import POST, Cgroup, Node, kprobe, lseek_policy, match, policy, selector, start_node, step, steps
+from tests.support.workload import (
+    POST,
+    Cgroup,
+    Node,
+    kprobe,
+    lseek_policy,
+    match,
+    policy,
+    selector,
+    start_node,
+    step,
+    steps,
+)
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 
-Expression = Mapping[str, Any]
+Expression = dict[str, Any]
 
 
 def signals(number: int) -> tuple[dict[str, Any]]:
@@ -40,7 +52,11 @@ SELECTORS: Mapping[str, tuple[Expression, dict[str, str], dict[str, str]]] = {
     "in": (expression("s2", "In", "a", "b"), {"s2": "b"}, {"s2": "c"}),
     "notin": (expression("s3", "NotIn", "no") | {"matchLabels": {"t3": "t"}}, {"t3": "t"}, {"t3": "t", "s3": "no"}),
     "exists": (expression("s4", "Exists"), {"s4": ""}, {"s": "4"}),
-    "doesnotexist": (expression("s5", "DoesNotExist") | {"matchLabels": {"t5": "t"}}, {"t5": "t"}, {"t5": "t", "s5": ""}),
+    "doesnotexist": (
+        expression("s5", "DoesNotExist") | {"matchLabels": {"t5": "t"}},
+        {"t5": "t"},
+        {"t5": "t", "s5": ""},
+    ),
     "namespace": ({"matchLabels": {"k8s:io.kubernetes.pod.namespace": "sel-ns"}}, {}, {"none": ""}),
 }
 POLICIES = (
@@ -123,7 +139,16 @@ def count_until(heard: EventReader, scene: Node, pid: int) -> list[dict[str, Any
 
 @pytest.mark.parametrize(
     ("namespace", "status"),
-    [("kill", -9), ("term", -15), ("usr1", -10), ("realtime", -64), ("harmless", 0), ("both", -9), ("post", 0), ("quiet-kill", -9)],
+    [
+        ("kill", -9),
+        ("term", -15),
+        ("usr1", -10),
+        ("realtime", -64),
+        ("harmless", 0),
+        ("both", -9),
+        ("post", 0),
+        ("quiet-kill", -9),
+    ],
 )
 def test_action_does_to_the_caller_what_it_says(scene: Node, namespace: str, status: int) -> None:
     with scene.container(namespace) as group:
@@ -222,7 +247,10 @@ def test_two_policies_on_one_call_both_act(scene: Node, heard: EventReader) -> N
 def test_pod_selector_selects_by_labels(scene: Node, name: str) -> None:
     _, selected, other = SELECTORS[name]
     namespaces = ("sel-ns", "any") if name == "namespace" else ("any", "any")
-    with scene.container(namespaces[0], selected) as inside, scene.container(namespaces[1], other, pod="other") as outside:
+    with (
+        scene.container(namespaces[0], selected) as inside,
+        scene.container(namespaces[1], other, pod="other") as outside,
+    ):
         assert inside.call("lseek", -1, 0, 0).killed
         assert outside.call("lseek", -1, 0, 0).status == 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loader's failures: each is told in the compiler's or the kernel's words, nothing stays loaded, and the rules in force stay."""
+"""The loader fails: told in the words of compiler and kernel; nothing stays loaded, the rules in force stay."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
 
 def loaded_programs() -> list[str]:
     """Names of this kernel's programs that begin with NAME."""
-    names, identifier = [], 0
+    names: list[str] = []
+    identifier = 0
     while True:
         result, attr = _bpf(PROG_GET_NEXT_ID, struct.pack("<I", identifier))
         if result < 0:
@@ -141,7 +142,9 @@ def _loader_child() -> int:
     return 0
 
 
-TEXTS = policy("six-texts", kprobe("openat", dict.fromkeys(range(6), "string"), selector(match(0, "Equal", "x"))), namespace="n")
+TEXTS = policy(
+    "six-texts", kprobe("openat", dict.fromkeys(range(6), "string"), selector(match(0, "Equal", "x"))), namespace="n"
+)
 MORE_TEXTS = policy("two-more", kprobe("openat", {0: "fd", 1: "fd"}, selector(match(0, "Equal", "x"))), namespace="n")
 
 
@@ -176,7 +179,7 @@ def test_replacing_a_policy_leaves_no_gap(node: Node) -> None:
     node.add(lseek_policy("p", namespace="default"))
     with node.container() as group, ThreadPoolExecutor() as pool:
         replacing = pool.submit(replace_often, node)
-        statuses = []
+        statuses: list[int] = []
         while not replacing.done() or len(statuses) < 50:
             statuses.append(group.call("lseek", -1, 0, 0).status)
         replacing.result()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every argument type with every operator that it allows, at its boundaries: what matches is killed, what does not runs on.
+"""Every argument type with every operator that it allows, at its boundaries: what matches is killed, the rest runs on.
 
 Each case has a namespace of its own; all cases of this module are one compilation.
 """
@@ -74,10 +74,11 @@ NUMBERS = (
     Case("int", "Equal", tuple(range(0, 3000, 3)), (0, 1500, 2997), (1, 2998, 3000, -3)),
 )
 MANY = tuple(f"{'d' * (n % 40)}/{n}" for n in range(300))
+LENGTHS = (7, 8, 9, 15, 16, 17)  # around the 8 bytes that are compared at a time
 TEXTS = (
-    *(Case("string", "Equal", ("e" * n,), ("e" * n,), ("e" * (n - 1), "e" * (n + 1), "e" * (n - 1) + "f")) for n in (7, 8, 9, 15, 16, 17)),
-    *(Case("string", "Prefix", ("p" * n,), ("p" * n, "p" * n + "x"), ("p" * (n - 1), "x" + "p" * n)) for n in (7, 8, 9, 16, 17)),
-    *(Case("string", "Postfix", ("q" * n,), ("q" * n, "x" + "q" * n), ("q" * (n - 1), "q" * n + "x")) for n in (7, 8, 9, 16, 17)),
+    *(Case("string", "Equal", (e,), (e,), (e[1:], e + "e", e[1:] + "f")) for e in ("e" * n for n in LENGTHS)),
+    *(Case("string", "Prefix", (p,), (p, p + "x"), (p[1:], "x" + p)) for p in ("p" * n for n in LENGTHS)),
+    *(Case("string", "Postfix", (q,), (q, "x" + q), (q[1:], q + "x")) for q in ("q" * n for n in LENGTHS)),
     Case("string", "Equal", ("",), ("",), ("a",)),
     Case("string", "NotEqual", ("",), ("a",), ("",)),
     Case("string", "NotEqual", ("/a", "/bc"), ("/b", "/a/", ""), ("/a", "/bc")),
@@ -89,7 +90,7 @@ TEXTS = (
     Case("string", "Equal", MANY, (MANY[0], MANY[150], MANY[299]), ("/300", "d/0", MANY[1] + "0")),
     Case("string", "Prefix", MANY[40:], (MANY[299] + "/x",), ("e", "/")),
     Case("char_buf", "Equal", ("seven77",), (b"seven77",), (b"seven7", b"seven777", b"seven77\0")),
-    Case("char_buf", "Prefix", ("GET /admin",), (b"GET /admin", b"GET /admin?x\0\xff", b"GET /admin" + bytes(9000)), (b"GET /", b"")),
+    Case("char_buf", "Prefix", ("GET /a",), (b"GET /a", b"GET /a?x\0\xff", b"GET /a" + bytes(9000)), (b"GET /", b"")),
     Case("char_buf", "Postfix", ("end",), (b"the end", b"\0\0end"), (b"end.", b"nd", bytes(9000) + b"end")),
     Case("char_buf", "NotEqual", ("ok",), (b"", b"ko", b"ok\0"), (b"ok",)),
 )  # fmt: skip
@@ -113,7 +114,7 @@ def _policy(number: int, case: Case) -> dict[str, object]:
     return policy(f"case-{number}", hook, namespace=f"case-{number}")
 
 
-def _arguments(case: Case, value: Value) -> tuple[Value, ...]:
+def _arguments(value: Value) -> tuple[Value, ...]:
     if isinstance(value, bytes):
         return (-1, value, len(value), 0)
     return (value, 0, 0)
@@ -124,7 +125,7 @@ def test_operator_catches_exactly_what_it_says(operators: Node, number: int) -> 
     case = CASES[number]
     call = CALLS.get(case.type, "lseek")
     with operators.container(f"case-{number}") as group:
-        caught = {value: group.call(call, *_arguments(case, value)).killed for value in (*case.caught, *case.passed)}
+        caught = {value: group.call(call, *_arguments(value)).killed for value in (*case.caught, *case.passed)}
     assert [_short(value) for value in case.caught if not caught[value]] == []
     assert [_short(value) for value in case.passed if caught[value]] == []
 

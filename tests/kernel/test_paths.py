@@ -143,13 +143,15 @@ def test_pipe_has_no_path_of_the_file_system(paths: Node, heard: EventReader) ->
 
 
 def deep(folder: Path, components: int) -> str:
-    """Steps' text of a directory so many components below folder: longer than PATH_MAX would be refused, so names are short."""
+    """A directory below folder whose path has so many components, with short names: paths end at PATH_MAX."""
     path = folder.joinpath(*["d"] * (components - len(folder.parts) + 1))
     path.mkdir(parents=True, exist_ok=True)
     return str(path)
 
 
-def test_deep_path_is_whole_up_to_the_limit_and_marked_as_cut_beyond(paths: Node, folder: Path, heard: EventReader) -> None:
+def test_deep_path_is_whole_up_to_the_limit_and_marked_as_cut_beyond(
+    paths: Node, folder: Path, heard: EventReader
+) -> None:
     whole, cut = deep(folder, MAX_COMPONENTS - 4), deep(folder, MAX_COMPONENTS + 40)
     before = paths.counter("path_too_deep")
     with paths.container("post") as group:

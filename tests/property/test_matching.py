@@ -15,7 +15,19 @@ from hypothesis import strategies as st
 from agent.policy.model import ArgMatch, ArgType, Operator, Selector
 from agent.policy.reader import parse_policies
 from tests.support.agent import EventReader
-from tests.support.workload import POST, Node, build_calls, kprobe, lseek_policy, match, policy, selector, start_node, step, steps
+from tests.support.workload import (
+    POST,
+    Node,
+    build_calls,
+    kprobe,
+    lseek_policy,
+    match,
+    policy,
+    selector,
+    start_node,
+    step,
+    steps,
+)
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(180)]
 
@@ -43,7 +55,10 @@ def number_policies(draw: st.DrawFn) -> dict[str, Any]:
         operator = draw(st.sampled_from(("Equal", "NotEqual", "GT", "LT", "Mask")))
         return match(index, operator, *draw(st.lists(numbers(kinds[index]), min_size=1, max_size=4)))
 
-    selectors = [selector(*(one_match() for _ in range(draw(st.integers(0, 3)))), actions=POST) for _ in range(draw(st.integers(1, 3)))]
+    selectors = [
+        selector(*(one_match() for _ in range(draw(st.integers(0, 3)))), actions=POST)
+        for _ in range(draw(st.integers(1, 3)))
+    ]
     return kprobe("lseek", dict(enumerate(kinds)), *selectors)
 
 
@@ -56,7 +71,10 @@ def text_policies(draw: st.DrawFn) -> dict[str, Any]:
         texts = ATOMS[1:] if operator in ("Prefix", "Postfix") else ATOMS
         return match(0, operator, *draw(st.lists(st.sampled_from(texts), min_size=1, max_size=4)))
 
-    selectors = [selector(*(one_match() for _ in range(draw(st.integers(1, 2)))), actions=POST) for _ in range(draw(st.integers(1, 3)))]
+    selectors = [
+        selector(*(one_match() for _ in range(draw(st.integers(1, 2)))), actions=POST)
+        for _ in range(draw(st.integers(1, 3)))
+    ]
     return kprobe("access", {0: "string"}, *selectors)
 
 
@@ -66,17 +84,25 @@ def holds(condition: ArgMatch, kind: ArgType, raw: int | bytes) -> bool:
     if isinstance(raw, int):
         value = raw & ((1 << kind.bits) - 1)
         value -= (1 << kind.bits) if kind.signed and value >> (kind.bits - 1) else 0
-    mask = (1 << kind.bits) - 1 if kind.is_number else 0
-    tests = {
-        Operator.EQUAL: lambda wanted: value == wanted,
-        Operator.NOT_EQUAL: lambda wanted: value == wanted,
-        Operator.GT: lambda wanted: value > wanted,
-        Operator.LT: lambda wanted: value < wanted,
-        Operator.MASK: lambda wanted: value & wanted & mask,
-        Operator.PREFIX: lambda wanted: value.startswith(wanted),
-        Operator.POSTFIX: lambda wanted: value.endswith(wanted),
-    }
-    return any(map(tests[condition.operator], condition.values)) != (condition.operator is Operator.NOT_EQUAL)
+    found = any(compare(condition.operator, value, wanted, kind) for wanted in condition.values)
+    return found != (condition.operator is Operator.NOT_EQUAL)
+
+
+def compare(operator: Operator, value: Any, wanted: Any, kind: ArgType) -> bool:
+    """One value of a match, NotEqual as Equal."""
+    match operator:
+        case Operator.EQUAL | Operator.NOT_EQUAL:
+            return bool(value == wanted)
+        case Operator.GT:
+            return bool(value > wanted)
+        case Operator.LT:
+            return bool(value < wanted)
+        case Operator.MASK:
+            return bool(value & wanted & ((1 << kind.bits) - 1))
+        case Operator.PREFIX:
+            return bool(value.startswith(wanted))
+        case Operator.POSTFIX:
+            return bool(value.endswith(wanted))
 
 
 def first_match(selectors: Sequence[Selector], types: dict[int, ArgType], call: Sequence[int | bytes]) -> int | None:
@@ -111,7 +137,9 @@ def kernel_answers(node: Node, documents: list[dict[str, Any]], calls: list[list
     return hits
 
 
-def check(node: Node, kprobes: list[dict[str, Any]], calls: list[tuple[int | bytes, ...]], words: list[list[str]]) -> None:
+def check(
+    node: Node, kprobes: list[dict[str, Any]], calls: list[tuple[int | bytes, ...]], words: list[list[str]]
+) -> None:
     documents = [policy(f"p{number}", hook, namespace=f"n{number}") for number, hook in enumerate(kprobes)]
     found = kernel_answers(node, documents, words)
     for number, document in enumerate(documents):

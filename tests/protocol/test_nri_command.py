@@ -54,8 +54,11 @@ def test_it_runs_without_the_right_to_a_nice_value() -> None:
         drop: Callable[[], None] | None = None
     else:
         drop = drop_nice
-    script = "from nri_plugin.main import configure_logging, set_nice; configure_logging(None); set_nice(-10)"
+    script = "from nri_plugin.main import *; configure_logging(None); raise_priority(-10, realtime=True)"
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True, preexec_fn=drop)
-    line = json.loads(done.stderr)
-    assert (line["event"], line["nice"]) == ("nice_not_set", -10)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {line["event"] for line in lines} == {"priority_not_set"}
+    reasons = [line["reason"] for line in lines]
+    assert any(reason.startswith("nice -10: ") for reason in reasons)
+    assert any(reason.startswith("SCHED_RR: ") for reason in reasons)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Containers without a runtime: a cgroup with a process in it, announced to an agent as a hook would, and programs that run there."""
+"""Containers without a runtime: cgroups with a process, announced as a hook would, and programs that run there."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def number_of(syscall: str) -> str:
 
 
 def step(syscall: str, *args: int | str | bytes) -> list[str]:
-    """One step of calls.c: numbers, texts and buffers; a str that begins with e:, f:, x: or r: is passed on as it is."""
+    """One step of calls.c: numbers, texts and buffers; a str that begins with e:, f:, x: or r: stays as it is."""
     return [number_of(syscall), *map(_argument, args)]
 
 
@@ -62,7 +62,7 @@ def steps(*parts: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """pid and status of a process that was run; status is negative for a signal. results: of its system calls, in order."""
+    """A process that was run: status is negative for a signal, results are those of its system calls, in order."""
 
     pid: int
     status: int
@@ -112,7 +112,6 @@ class Running:
             self.close()
         results = tuple(int(line) for line in out.splitlines() if line != "waiting")
         return Ended(self.pid, self._process.returncode, results, errors)
-
 
     def close(self) -> None:
         """Whatever it does still."""
@@ -200,7 +199,9 @@ class Node:
             group.remove()
 
     @contextmanager
-    def container(self, namespace: str = "default", labels: Mapping[str, str] | None = None, pod: str = "pod") -> Iterator[Cgroup]:
+    def container(
+        self, namespace: str = "default", labels: Mapping[str, str] | None = None, pod: str = "pod"
+    ) -> Iterator[Cgroup]:
         """A bound cgroup; its container id is the cgroup's name."""
         with self.cgroup() as group:
             placeholder = group.start(["wait"])
@@ -289,6 +290,10 @@ def policy(
     return {"apiVersion": "cilium.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
 
 
-def lseek_policy(name: str, *matches: Mapping[str, Any], actions: Sequence[Mapping[str, Any]] = KILL, **where: Any) -> dict[str, Any]:
+def lseek_policy(
+    name: str, *matches: Mapping[str, Any], actions: Sequence[Mapping[str, Any]] = KILL, **where: Any
+) -> dict[str, Any]:
     """lseek(int fd, ...): by default -1 is killed."""
-    return policy(name, kprobe("lseek", {0: "int"}, selector(*(matches or (match(0, "Equal", -1),)), actions=actions)), **where)
+    return policy(
+        name, kprobe("lseek", {0: "int"}, selector(*(matches or (match(0, "Equal", -1),)), actions=actions)), **where
+    )

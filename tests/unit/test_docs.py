@@ -68,7 +68,7 @@ def read_help(*path: str) -> Command:
     done = CliRunner().invoke(COMMANDS[path[0]], [*path[1:], "--help"])
     assert done.exit_code == 0, f"{' '.join(path)}: {done.output}"
     options, _, subcommands = done.output.partition("\nCommands:\n")
-    declared = re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", options, re.MULTILINE)
+    declared = re.findall(r"(?:^ +(?:-\w, )?|(?<= / ))(--[a-z-]+)", options, re.MULTILINE)
     return Command(frozenset(declared), frozenset(re.findall(r"^  (\w+) ", subcommands, re.MULTILINE)))
 
 

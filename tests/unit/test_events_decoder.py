@@ -13,7 +13,13 @@ from agent.events.layout import ABSENT, CUT_TAIL, HEADER, SLOTS
 ARGS = (1, 2, 3, 4, 5, (1 << 64) - 1)
 
 
-def record(texts: tuple[bytes | None, ...] = (), ids: tuple[int, ...] = (), flags: tuple[int, ...] = (), kind: int = 1, event_flags: int = 0) -> bytes:
+def record(
+    texts: tuple[bytes | None, ...] = (),
+    ids: tuple[int, ...] = (),
+    flags: tuple[int, ...] = (),
+    kind: int = 1,
+    event_flags: int = 0,
+) -> bytes:
     lengths = [ABSENT if text is None else len(text) for text in texts] + [ABSENT] * (SLOTS - len(texts))
     data = b"".join(text for text in texts if text is not None)
     tail = (*lengths, *flags, *[0] * (SLOTS - len(flags)), *ids, *[0] * (SLOTS - len(ids)))

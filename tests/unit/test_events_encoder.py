@@ -44,7 +44,11 @@ def test_numbers_have_their_types_range(kind: str, value: int) -> None:
 
 
 def test_texts_say_what_is_missing() -> None:
-    texts = {(0, "string"): Text(b"/a\xff", CUT_TAIL), (1, "char_buf"): Text(b"\0\1", 0), (3, "fd"): Text(b"/d", CUT_HEAD)}
+    texts = {
+        (0, "string"): Text(b"/a\xff", CUT_TAIL),
+        (1, "char_buf"): Text(b"\0\1", 0),
+        (3, "fd"): Text(b"/d", CUT_HEAD),
+    }
     event = replace(EVENT, texts=texts)
     assert encode(event, tables([(0, "string"), (1, "char_buf"), (3, "fd"), (2, "string")]))["args"] == [
         {"index": 0, "type": "string", "value": "/a\\xff", "truncated": True},
@@ -109,7 +113,19 @@ def test_lost_count_is_told() -> None:
     assert Tables().apply(b'{"op": "lost", "id": 12}') == 12
 
 
-@pytest.mark.parametrize("message", [b"", b"{", b"[]", b"{}", b'{"op": "x", "id": 1}', b'{"op": "policy", "id": 1}', b'{"op": "lost", "id": []}', b"\xff"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"op": "x", "id": 1}',
+        b'{"op": "policy", "id": 1}',
+        b'{"op": "lost", "id": []}',
+        b"\xff",
+    ],
+)
 def test_what_is_not_in_the_protocol_is_refused(message: bytes) -> None:
     known = tables()
     with pytest.raises(FeedError):

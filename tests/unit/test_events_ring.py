@@ -16,7 +16,7 @@ SIZE = PAGE
 
 
 class FakeRing:
-    """The file: consumer page, producer page, data. The kernel maps the data twice; here the second copy is written too."""
+    """Consumer page, producer page, data. The kernel maps the data twice; here the second copy is written too."""
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("ring")

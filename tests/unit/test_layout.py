@@ -57,7 +57,15 @@ EVENT_FIELDS = (
 BINDING_FIELDS = ("policies", "self", "owner", "workload", "state", "init_pid", "reserved")
 STRUCTS = ("pg_binding", "pg_string", "pg_call", "pg_event", "pg_deferred", "pg_exec_text", "pg_error_site", "pg_hit")
 NUMBERS = (
-    *("PG_STATE_PENDING", "PG_STATE_ARMED", "PG_POLICY_WORDS", "PG_SLOTS", "PG_COUNTERS", "PG_EVENT_SLOTS", "PG_SLOT_ABSENT"),
+    *(
+        "PG_STATE_PENDING",
+        "PG_STATE_ARMED",
+        "PG_POLICY_WORDS",
+        "PG_SLOTS",
+        "PG_COUNTERS",
+        "PG_EVENT_SLOTS",
+        "PG_SLOT_ABSENT",
+    ),
     *("PG_EVENT_POLICY", "PG_EVENT_DEFERRED", "PG_STRING_CUT_TAIL", "PG_STRING_CUT_HEAD", "PG_STRING_UNREADABLE"),
     *("PG_TEXT_STRING", "PG_TEXT_BYTES", "PG_TEXT_FD", "PG_TEXT_BINARY", "PG_SLOT_BINARY"),
     *(f"PG_COUNT_{name.upper()}" for name in layout.COUNTERS),
@@ -115,7 +123,7 @@ def test_binding_is_the_c_structure(compiled: dict[str, int]) -> None:
     wanted = [compiled[f"offsetof(struct pg_binding, {name})"] for name in BINDING_FIELDS]
     assert offsets(layout.BINDING, (16, 1, 1, 1, 1, 1, 1)) == wanted
     assert layout.BINDING.size == compiled["sizeof(struct pg_binding)"]
-    assert layout.POLICY_WORDS == compiled["PG_POLICY_WORDS"]
+    assert compiled["PG_POLICY_WORDS"] == layout.POLICY_WORDS
 
 
 def test_maps_have_the_sizes_of_the_c_structures(compiled: dict[str, int]) -> None:
@@ -139,11 +147,11 @@ def test_counters_are_in_the_order_of_the_enum(compiled: dict[str, int]) -> None
 
 
 def test_constants_are_those_of_the_headers(compiled: dict[str, int]) -> None:
-    assert (layout.STATE_PENDING, layout.STATE_ARMED) == (compiled["PG_STATE_PENDING"], compiled["PG_STATE_ARMED"])
-    assert (events.SLOTS, events.ABSENT) == (compiled["PG_EVENT_SLOTS"], compiled["PG_SLOT_ABSENT"])
-    assert (events.KIND_POLICY, events.FLAG_DEFERRED) == (compiled["PG_EVENT_POLICY"], compiled["PG_EVENT_DEFERRED"])
+    assert (compiled["PG_STATE_PENDING"], compiled["PG_STATE_ARMED"]) == (layout.STATE_PENDING, layout.STATE_ARMED)
+    assert (compiled["PG_EVENT_SLOTS"], compiled["PG_SLOT_ABSENT"]) == (events.SLOTS, events.ABSENT)
+    assert (compiled["PG_EVENT_POLICY"], compiled["PG_EVENT_DEFERRED"]) == (events.KIND_POLICY, events.FLAG_DEFERRED)
     cuts = ("PG_STRING_CUT_TAIL", "PG_STRING_CUT_HEAD", "PG_STRING_UNREADABLE")
-    assert (events.CUT_TAIL, events.CUT_HEAD, events.UNREADABLE) == tuple(compiled[name] for name in cuts)
+    assert tuple(compiled[name] for name in cuts) == (events.CUT_TAIL, events.CUT_HEAD, events.UNREADABLE)
     kinds = {"PG_TEXT_STRING": "string", "PG_TEXT_BYTES": "char_buf", "PG_TEXT_FD": "fd"}
     assert {compiled[name] >> 4: kind for name, kind in kinds.items()} == events.TEXT_KINDS
     assert compiled["PG_TEXT_BINARY"] == events.BINARY_ID

@@ -104,11 +104,11 @@ def test_what_the_runtime_would_refuse_is_a_usage_error(arguments: list[str]) ->
 def test_options_reach_the_plugin(tmp_path: Path) -> None:
     with (
         patch.object(command, "run_plugin") as run,
-        patch.object(command, "set_nice") as nice,
+        patch.object(command, "raise_priority") as raised,
         patch.object(command, "configure_logging"),
     ):
         arguments = ["--nri-socket", "/n", "--agent-socket", "/a", "--index", "05", "--on-agent-down", "closed"]
         result = CliRunner().invoke(command.main, [*arguments, "--log-file", str(tmp_path / "log")])
     assert result.exit_code == 0
     run.assert_called_once_with(PluginConfig("/n", "/a", "podgate", "05", OnAgentDown.CLOSED))
-    nice.assert_called_once_with(-10)
+    raised.assert_called_once_with(-10, realtime=True)

@@ -1,5 +1,3 @@
-#include "lib/syscall.h"
-
 PG_INLINE int pg_rules_execve(const __u64 *args, int when)
 {
 	__u64 p[PG_POLICY_WORDS] = {};
@@ -10,21 +8,21 @@ PG_INLINE int pg_rules_execve(const __u64 *args, int when)
 
 	if (!pg_select(p, &workload, 0x1, 1))
 		return 0;
-	if (!((p[0] & 0x4ULL)))
+	if (!((p[0] & 0x1ULL)))
 		return 0;
 	call = pg_call(args);
 	if (!(call && s0))
 		return 0;
-	if ((p[0] & 0x4ULL)) {
+	if ((p[0] & 0x1ULL)) {
 		error = when == PG_AT_EXEC ? pg_read_exec_string(s0) : pg_read_user_string(s0, call->args[0]);
 		pg_filled(call, 0, PG_TEXT_STRING | 0);
 		if (pg_unreadable(error, call->args[0], when)) {
-			pg_defer(call, 42ULL);
+			pg_defer(call, 7ULL);
 			return 0;
 		}
 	}
-	if (p[0] & 0x4ULL) {
-		if ((({ const struct pg_string *t = pg_tail(s0, 3); t && (((pg_word(t, 0) & 0xffffffULL) == 0x68732fULL)); }))) {
+	if (p[0] & 0x1ULL) {
+		if (((pg_is_whole(s0, 7) && (((pg_word(s0, 0) & 0xffffffffffffffULL) == 0x68732f6e69622fULL))))) {
 			error = 0;
 			error = pg_signal(9) ?: error;
 			pg_hit(call, 100, 0, 0, error);
@@ -49,7 +47,7 @@ int pg_exit_execve(struct pg_sys_exit *ctx)
 {
 	__u64 args[6];
 
-	if (!pg_resume(42ULL, args))
+	if (!pg_resume(7ULL, args))
 		return 0;
 	return pg_rules_execve(args, ctx->ret == 0 ? PG_AT_EXEC : PG_AT_EXIT);
 }

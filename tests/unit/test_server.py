@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's socket: every request is answered, whatever the service does, and peers cannot exhaust it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.hooks import server as module
+from agent.hooks.endpoint import CallError
+from agent.hooks.server import Server, listen
+from nri_plugin.ttrpc import MAX_MESSAGE, ClientConnection, Code, RemoteError, Response
+from tests.support.wait import wait_until
+
+_DEADLINE_S = 20.0
+
+
+class _Service:
+    """Answers with what it was asked; some methods go wrong."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+        self.free = threading.Event()
+
+    def call(self, method: str, payload: bytes) -> bytes:
+        self.threads.add(threading.get_ident())
+        if method == "Refuse":
+            raise CallError(Code.FAILED_PRECONDITION, "not now")
+        if method == "Crash":
+            raise ZeroDivisionError("secret detail")
+        if method == "Large":
+            return bytes(MAX_MESSAGE + 1)
+        if method == "Wait":
+            self.free.wait(_DEADLINE_S)
+        return payload
+
+
+class _Client:
+    def __init__(self, path: Path) -> None:
+        self.channel = socket.socket(socket.AF_UNIX)
+        self.channel.settimeout(_DEADLINE_S)
+        try:
+            self.channel.connect(str(path))
+        except OSError:
+            self.channel.close()
+            raise
+        self.connection = ClientConnection()
+
+    def send(self, method: str, payload: bytes = b"", service: str = "test") -> None:
+        self.channel.sendall(self.connection.request(service, method, payload)[1])
+
+    def receive(self) -> Response:
+        while data := self.channel.recv(1 << 16):
+            for response in self.connection.receive_data(data):
+                return response
+        raise EOFError
+
+    def call(self, method: str, payload: bytes = b"", service: str = "test") -> bytes:
+        self.send(method, payload, service)
+        return self.receive().result()
+
+    def error(self, method: str, service: str = "test") -> tuple[Code, str]:
+        with pytest.raises(RemoteError) as caught:
+            self.call(method, b"", service)
+        return caught.value.code, caught.value.message
+
+    def is_closed(self) -> bool:
+        try:
+            return self.channel.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+class _Stage:
+    def __init__(self, folder: Path) -> None:
+        self.path, self.service = folder / "agent.sock", _Service()
+        self.server = Server(listen(self.path), {"test": self.service})
+        self.server.start()
+        self._clients: list[_Client] = []
+        self._stopped = False
+
+    def stop(self) -> None:
+        if not self._stopped:
+            self.server.stop()
+        self._stopped = True
+
+    def connect(self) -> _Client:
+        self._clients.append(_Client(self.path))
+        return self._clients[-1]
+
+    def close(self) -> None:
+        self.service.free.set()
+        self.stop()
+        for client in self._clients:
+            client.channel.close()
+        wait_until(lambda: not self.server._open, _DEADLINE_S, "the connections' threads to end")
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[_Stage]:
+    made = _Stage(tmp_path)
+    yield made
+    made.close()
+
+
+def test_requests_of_one_connection_are_answered_in_order(stage: _Stage) -> None:
+    client = stage.connect()
+    assert [client.call("Echo", bytes([n])) for n in range(5)] == [bytes([n]) for n in range(5)]
+
+
+def test_requests_sent_at_once_are_all_answered(stage: _Stage) -> None:
+    client = stage.connect()
+    for number in range(50):
+        client.send("Echo", str(number).encode())
+    answers: list[bytes] = []
+    while len(answers) < 50:
+        answers += [each.result() for each in client.connection.receive_data(client.channel.recv(1 << 16))]
+    assert answers == [str(number).encode() for number in range(50)]
+
+
+def test_a_request_in_single_bytes_is_answered(stage: _Stage) -> None:
+    client = stage.connect()
+    for byte in client.connection.request("test", "Echo", b"slow")[1]:
+        client.channel.sendall(bytes([byte]))
+    assert client.receive().result() == b"slow"
+
+
+def test_connections_do_not_wait_for_each_other(stage: _Stage) -> None:
+    slow, quick = stage.connect(), stage.connect()
+    slow.send("Wait", b"late")
+    assert quick.call("Echo", b"now") == b"now"
+    stage.service.free.set()
+    assert slow.receive().result() == b"late"
+    assert len(stage.service.threads) == 2
+
+
+def test_a_refusal_has_its_code_and_text(stage: _Stage) -> None:
+    assert stage.connect().error("Refuse") == (Code.FAILED_PRECONDITION, "not now")
+
+
+@pytest.mark.parametrize(("method", "kind"), [("Crash", "ZeroDivisionError"), ("Large", "LocalProtocolError")])
+def test_what_nobody_thought_of_is_answered_internal_and_the_connection_goes_on(
+    stage: _Stage, method: str, kind: str
+) -> None:
+    client = stage.connect()
+    assert client.error(method) == (Code.INTERNAL, f"internal error: {kind}")
+    assert client.call("Echo", b"still here") == b"still here"
+
+
+def test_an_unknown_service_is_unimplemented(stage: _Stage) -> None:
+    client = stage.connect()
+    assert client.error("Echo", "nobody") == (Code.UNIMPLEMENTED, "no service nobody")
+    assert client.call("Echo", b"x") == b"x"
+
+
+@pytest.mark.parametrize("junk", [b"\xff" * 64, b"GET / HTTP/1.1\r\n\r\n"])
+def test_what_is_no_ttrpc_loses_its_connection_alone(stage: _Stage, junk: bytes) -> None:
+    good, bad = stage.connect(), stage.connect()
+    bad.channel.sendall(junk)
+    assert bad.is_closed()
+    assert good.call("Echo", b"x") == b"x"
+
+
+def test_a_message_above_the_limit_is_answered_without_being_kept(stage: _Stage) -> None:
+    client = stage.connect()
+    header = (MAX_MESSAGE + 1).to_bytes(4, "big") + (1).to_bytes(4, "big") + b"\1\0"
+    client.connection.request("test", "Echo", b"")  # stream 1
+    client.channel.sendall(header + bytes(MAX_MESSAGE + 1))
+    response = client.receive()
+    assert response.code is Code.RESOURCE_EXHAUSTED
+    assert client.call("Echo", b"next") == b"next"
+
+
+def test_a_peer_that_goes_in_the_middle_of_a_request_frees_its_place(stage: _Stage) -> None:
+    for _ in range(module.MAX_CONNECTIONS + 5):
+        client = stage.connect()
+        client.channel.sendall(client.connection.request("test", "Echo", b"cut")[1][:7])
+        client.channel.close()
+        wait_until(lambda: not stage.server._open, _DEADLINE_S, "the connection to be taken down")
+    assert stage.connect().call("Echo", b"x") == b"x"
+
+
+def test_one_connection_too_many_is_closed_and_the_others_go_on(stage: _Stage) -> None:
+    clients = [stage.connect() for _ in range(module.MAX_CONNECTIONS)]
+    assert {client.call("Echo", b"x") for client in clients} == {b"x"}
+    assert stage.connect().is_closed()
+    assert clients[0].call("Echo", b"y") == b"y"
+    clients[1].channel.close()
+    wait_until(lambda: len(stage.server._open) < module.MAX_CONNECTIONS, _DEADLINE_S, "a free place")
+
+    def served() -> bool:
+        try:
+            return stage.connect().call("Echo", b"z") == b"z"
+        except (EOFError, OSError):
+            return False
+
+    assert wait_until(served, _DEADLINE_S, "to be served again")
+
+
+def test_stopping_closes_every_connection(stage: _Stage) -> None:
+    client = stage.connect()
+    assert client.call("Echo", b"x") == b"x"
+    stage.stop()
+    assert client.is_closed()
+    with pytest.raises(OSError, match=r"refused"):
+        stage.connect()
+
+
+def test_the_socket_is_for_its_owner_and_group(stage: _Stage) -> None:
+    assert stage.path.stat().st_mode & 0o777 == 0o660
+    assert os.listdir(stage.path.parent) == ["agent.sock"]
+
+
+def test_what_an_earlier_process_left_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "deep/agent.sock"
+    old = listen(path)
+    new = listen(path)
+    client = _Client(path)
+    accepted, _ = new.accept()
+    old.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        old.accept()
+    for each in (old, new, accepted, client.channel):
+        each.close()
+
+
+def test_only_a_connection_of_an_urgent_service_hurries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hurried: list[int] = []
+
+    def note() -> str:
+        hurried.append(threading.get_ident())
+        return ""
+
+    monkeypatch.setattr(module, "set_realtime", note)
+    calm, hook = _Service(), _Service()
+    server = Server(listen(tmp_path / "s"), {"calm": calm, "hook": hook}, frozenset({"hook"}))
+    server.start()
+    clients = [_Client(tmp_path / "s") for _ in range(2)]
+    for client, service in zip(clients, ("calm", "hook"), strict=True):
+        for _ in range(3):
+            client.call("Echo", b"", service)
+    assert hurried == list(hook.threads)
+    server.stop()
+    for client in clients:
+        client.channel.close()
+    wait_until(lambda: not server._open, _DEADLINE_S, "the connections' threads to end")

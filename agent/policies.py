@@ -159,9 +159,8 @@ class PolicyStore:
         for new in placed:
             self._sink.policy_added(new)
         self._select(placed, replaced)
-        changes = {
-            new.policy.key: Change.REPLACED if new.policy.key in self._entries else Change.ADDED for new in placed
-        }
+        before = {old.policy.key for old in replaced}
+        changes = {new.policy.key: Change.REPLACED if new.policy.key in before else Change.ADDED for new in placed}
         self._entries |= {new.policy.key: Entry(new.policy, new) for new in placed}
         self._clean_up(replaced)
         return changes

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from agent.api import control_pb2
 from nri_plugin.ttrpc import ClientConnection, RemoteProtocolError
@@ -51,7 +51,7 @@ class ControlClient:
                 while part := channel.recv(1 << 16):
                     for response in connection.receive_data(part):
                         return answer.FromString(response.result())
-        except (OSError, RemoteProtocolError) as error:
+        except (OSError, RemoteProtocolError, DecodeError) as error:
             raise NoAgentError(f"{self._path}: {error}") from error
         raise NoAgentError(f"{self._path}: the agent closed the connection")
 

@@ -119,9 +119,7 @@ class HookEndpoint:
         return hook_pb2.UnbindResponse(was_bound=self._gate.unbind(ContainerId(container)))
 
     def _synchronize(self, payload: bytes) -> hook_pb2.SynchronizeResponse:
-        """Those that are refused keep no binding of an earlier announcement either: what is not known is reported,
-        not assumed.
-        """
+        """A container that is refused keeps what an earlier announcement bound: less would unguard it."""
         request = hook_pb2.SynchronizeRequest.FromString(payload)
         if len(request.containers) > MAX_CONTAINERS:
             raise HookError(Reason.INVALID, f"{len(request.containers)} containers, at most {MAX_CONTAINERS}")

@@ -122,7 +122,7 @@ class Gate:
         try:
             self._apply(added.operations)
         except KernelError as error:
-            self._forget(container)
+            self._give_up(container)
             raise HookError(Reason.KERNEL, str(error)) from error
         if start.held:
             self._pending.setdefault(cgroup.id, time.monotonic())
@@ -130,6 +130,13 @@ class Gate:
             self._running[cgroup.id] = (added.workload, Path(f"{self._root}{cgroup.path}"))
         binding = self._registry.binding(cgroup.id)
         return added.workload, binding.policies.bit_count() if binding else 0, added.cgroups
+
+    def _give_up(self, container: ContainerId) -> None:
+        """A record that cannot be removed either goes with its cgroup; the registry has forgotten it."""
+        try:
+            self._forget(container)
+        except KernelError:
+            self.outcomes["not_removed"] += 1
 
     def _check_alive(self, start: Start, cgroup: ProcessCgroup) -> None:
         """A process that ended meanwhile has left its pid to anyone: what was bound may be nobody's."""
@@ -145,17 +152,21 @@ class Gate:
             raise HookError(Reason.KERNEL, f"cgroups below {directory}: {error}") from error
 
     def unbind(self, container: ContainerId) -> bool:
-        """True when it was bound."""
+        """True when it was bound. Raises HookError when its record cannot be removed."""
         with self._lock:
-            return self._forget(container)
+            try:
+                return self._forget(container)
+            except KernelError as error:
+                self.outcomes["not_removed"] += 1
+                raise HookError(Reason.KERNEL, str(error)) from error
 
     def retain(self, containers: Iterable[ContainerId]) -> int:
-        """Forgets every container that is not named; gives how many."""
+        """Forgets every container that is not named; gives how many. Raises HookError as unbind does."""
         kept = set(containers)
         self.synchronized = True
         with self._lock:
-            gone = [record.identity.container_id for record in self._registry.containers()]
-            return sum(self._forget(container) for container in gone if container not in kept)
+            known = [record.identity.container_id for record in self._registry.containers()]
+        return sum(self.unbind(container) for container in known if container not in kept)
 
     def _forget(self, container: ContainerId) -> bool:
         record = self._registry.record(container)

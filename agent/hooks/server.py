@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +20,7 @@ from rthook.priority import set_realtime
 MAX_CONNECTIONS = 64  # hooks of as many containers at once; the plugin holds one
 SOCKET_MODE = 0o660
 READ_SIZE = 1 << 16
+ACCEPT_PAUSE_S = 0.1  # descriptors that ran out come back when connections end
 
 log = logging.getLogger("podgate.server")
 
@@ -67,6 +69,7 @@ class Server:
                 if self._closing:
                     return
                 log.error("accept failed", extra=fields(error=str(error)))
+                time.sleep(ACCEPT_PAUSE_S)
                 continue
             if not self._slots.acquire(blocking=False):
                 log.error("connection refused: too many", extra=fields(limit=MAX_CONNECTIONS))

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.policy.codegen import compile_hook, compile_module
+from agent.policy.model import Arg, ArgMatch, ArgType, Operator, Policy, PolicyKind, Selector, Source, SyscallHook
 from agent.policy.plan import HookPlan, PlacedPolicy, plan_hooks
 from agent.policy.reader import parse_policies
 from agent.workload.identity import PolicyId
@@ -83,6 +84,10 @@ def test_text_is_the_golden_file(name: str) -> None:
     assert text == file.read_text()
 
 
+def test_every_golden_file_has_a_case() -> None:
+    assert {file.stem for file in GOLDEN.iterdir()} == set(CASES)
+
+
 def test_module_includes_the_library_once() -> None:
     text = compile_module([(CASES["lseek"], 1), (CASES["exec"], 2)])
     assert text.count("#include") == 1
@@ -122,3 +127,56 @@ def test_long_is_written_as_a_constant_that_c_has(value: int) -> None:
     text = compile_hook(plan_of(policy("p", kprobe("lseek", {1: "long"}, selector(match(1, "Equal", value))))), 1)
     written = "(-9223372036854775807LL - 1)" if value == -(1 << 63) else f"{value}LL"
     assert f"(pg_arg_s64(call, 1) == {written})" in text
+
+
+HERE = Source("", 1, 1)
+
+
+def compile_match(kind: ArgType, operator: Operator, values: tuple[bytes, ...] | tuple[int, ...]) -> str:
+    """The C of one match on argument 0; not through the reader, which refuses bytes that are no text."""
+    hook = SyscallHook("lseek", "sys_lseek", (Arg(0, kind),), (Selector((ArgMatch(0, operator, values),)),), HERE)
+    parsed = Policy(PolicyKind.CLUSTER, "p", None, (hook,), None, HERE, "")
+    return compile_hook(plan_hooks([PlacedPolicy(parsed, PolicyId(0), 1)], ["lseek"])["lseek"], 1)
+
+
+TERM = r"\(?pg_word\(\w+, \d+\)(?: & (0x[0-9a-f]+)ULL\))? == (0x[0-9a-f]+)ULL"
+ANY_TERM = TERM.replace("(0x", "(?:0x")
+
+
+def compared_bytes(c: str) -> set[bytes]:
+    """What the C compares whole: of each term its value, as many bytes as its mask has."""
+    groups = re.findall(rf"\(({ANY_TERM}(?: && {ANY_TERM})*)\)", c)
+    return {b"".join(_word(*found) for found in re.findall(TERM, group)) for group in groups}
+
+
+def _word(mask: str, value: str) -> bytes:
+    return int(value, 16).to_bytes(8, "little")[: int(mask, 16).bit_length() // 8 if mask else 8]
+
+
+text_operators = st.sampled_from((Operator.EQUAL, Operator.NOT_EQUAL, Operator.PREFIX, Operator.POSTFIX))
+
+
+@given(text_operators, st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=5))
+def test_every_byte_and_the_length_of_every_value_is_compared(operator: Operator, values: list[bytes]) -> None:
+    c = compile_match(ArgType.STRING, operator, tuple(values))
+    assert compared_bytes(c) == set(values)
+    test = {Operator.PREFIX: "pg_has_head", Operator.POSTFIX: "pg_tail"}.get(operator, "pg_is_whole")
+    lengths = re.findall(rf"{test}\(s0, (\d+)\)", c)
+    assert sorted(map(int, lengths)) == sorted({len(value) for value in values})
+
+
+@given(st.data())
+def test_every_number_is_a_constant_of_its_own_value(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from([kind for kind in ArgType if kind.is_number]))
+    low = -(1 << (kind.bits - 1)) if kind.signed else 0
+    values = data.draw(st.lists(st.integers(low, low + (1 << kind.bits) - 1), min_size=1, max_size=5))
+    constants = re.findall(r"== (\(?-?\d+U?LL(?: - 1\))?)\)", compile_match(kind, Operator.EQUAL, tuple(values)))
+    assert [value_of(text) for text in constants] == values
+    assert ("ULL" in constants[0]) is not kind.signed
+
+
+def value_of(constant: str) -> int:
+    """Of a C constant; one without U must be in the range of long long before a minus is applied."""
+    digits, minus_one = re.sub("[()UL ]", "", constant).removesuffix("-1"), " - 1" in constant
+    assert "U" in constant or abs(int(digits)) < 1 << 63
+    return int(digits) - minus_one

@@ -60,6 +60,14 @@ def test_text_beyond_the_record_is_refused() -> None:
         parse_event(bytes(data))
 
 
+def test_record_that_says_its_cut_size_is_refused() -> None:
+    """The sizes agree, the texts do not fit."""
+    data = record((b"/x", b"y" * 20), (0x10, 0x40))
+    for size in range(HEADER.size, len(data)):
+        with pytest.raises(DecodeError, match="a text ends at"):
+            parse_event(size.to_bytes(4, "little") + data[4:size])
+
+
 @given(st.binary(max_size=2 * HEADER.size))
 def test_junk_is_refused_or_a_value(data: bytes) -> None:
     parse_or_refuse(data)

@@ -43,6 +43,49 @@ def test_numbers_have_their_types_range(kind: str, value: int) -> None:
     assert encode(EVENT, tables([(1, kind)]))["args"] == [{"index": 1, "type": kind, "value": value}]
 
 
+@pytest.mark.parametrize(
+    ("kind", "raw", "value"),
+    [
+        ("int", 0xDEADBEEF_80000000, -(1 << 31)),
+        ("int", 0x1_7FFFFFFF, (1 << 31) - 1),
+        ("uint", 0x1_00000000, 0),
+        ("long", 1 << 63, -(1 << 63)),
+        ("size_t", 1 << 63, 1 << 63),
+        ("fd", 0xFFFFFF9C, -100),
+    ],
+)
+def test_numbers_have_their_types_width_and_sign(kind: str, raw: int, value: int) -> None:
+    event = replace(EVENT, args=(0, raw, 0, 0, 0, 0))
+    assert encode(event, tables([(1, kind)]))["args"][0]["value"] == value
+
+
+@given(st.binary(max_size=30), st.binary(max_size=15), st.binary(max_size=30))
+def test_bytes_that_are_no_utf8_do_not_break_the_line(text: bytes, comm: bytes, binary: bytes) -> None:
+    event = replace(EVENT, texts={(1, "string"): Text(text, 0)}, comm=comm, binary=Text(binary, 0))
+    fields = encode(event, tables([(1, "string")]))
+    shown = fields["args"][0]["value"], fields["process"]["comm"], fields["process"]["binary"]
+    assert shown == tuple(raw.decode(errors="backslashreplace") for raw in (text, comm, binary))
+
+
+def test_text_that_was_read_in_another_way_is_not_shown() -> None:
+    event = replace(EVENT, texts={(1, "string"): Text(b"secret", 0)})
+    assert encode(event, tables([(1, "char_buf")]))["args"][0]["unreadable"]
+
+
+def test_observing_says_nothing_of_enforcement_and_a_signal_that_was_sent_does() -> None:
+    assert "enforced" not in encode(EVENT, tables())
+    assert encode(EVENT, tables(actions=[["SIGNAL SIGUSR1"]]))["enforced"] is True
+
+
+def test_error_without_a_name_is_its_number() -> None:
+    assert encode(replace(EVENT, error=-9999), tables(actions=[["SIGKILL"]]))["error"] == "-9999"
+
+
+def test_boot_offset_is_added() -> None:
+    line = encode_event(EVENT, tables(), 1_700_000_000_999_999_999)
+    assert json.loads(line)["time"] == "2023-11-14T22:13:21.000000004Z"
+
+
 def test_texts_say_what_is_missing() -> None:
     texts = {
         (0, "string"): Text(b"/a\xff", CUT_TAIL),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 from pathlib import Path
@@ -11,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from agent.events import layout as events
-from agent.kernel import layout
+from agent.kernel import hookpoints, layout
 from agent.kernel.layout import BindingRecord, map_specs
+from agent.kernel.tracepoint import ARGS_OFFSET
+from agent.policy.codegen import PRELUDE
+from agent.policy.plan import MAX_RULES, MAX_SLOTS
+from agent.workload.identity import MAX_POLICIES
 from tests.support.names import project_dir
 
 # What the headers of bpf/ need of the kernel and of bcc to be read by gcc; nothing of it is ever called.
@@ -22,7 +27,6 @@ SHIM = """
 #include <stdio.h>
 #define PG_LIB_KERNEL_H
 #define PG_LIB_PATH_H
-#define PG_FILE 1
 #define PG_INLINE static inline
 typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef uint64_t __u64;
 typedef int32_t __s32; typedef int64_t __s64;
@@ -44,18 +48,24 @@ __u64 bpf_get_current_ancestor_cgroup_id(int), bpf_ktime_get_boot_ns(void);
 long bpf_get_current_comm(void *, __u32);
 struct pg_string;
 static inline void pg_read_binary(struct pg_string *out) { (void)out; }
-#include "maps/counters.h"
-#include "maps/strings.h"
-#include "maps/bindings.h"
-#include "maps/deferred.h"
-#include "maps/events.h"
+long bpf_send_signal(__u32), bpf_probe_read_kernel_str(void *, __u32, const void *);
 """
 EVENT_FIELDS = (
     *("size", "kind", "flags", "time", "cgroup", "args", "pid", "tid", "uid", "workload", "policy", "rule", "selector"),
     *("error", "reserved", "comm", "len", "slot_flags", "slot_id"),
 )
 BINDING_FIELDS = ("policies", "self", "owner", "workload", "state", "init_pid", "reserved")
-STRUCTS = ("pg_binding", "pg_string", "pg_call", "pg_event", "pg_deferred", "pg_exec_text", "pg_error_site", "pg_hit")
+STRUCTS = (
+    "pg_binding",
+    "pg_string",
+    "pg_call",
+    "pg_event",
+    "pg_deferred",
+    "pg_exec_text",
+    "pg_error_site",
+    "pg_hit",
+    "pg_selfcheck",
+)
 NUMBERS = (
     *(
         "PG_STATE_PENDING",
@@ -68,8 +78,15 @@ NUMBERS = (
     ),
     *("PG_EVENT_POLICY", "PG_EVENT_DEFERRED", "PG_STRING_CUT_TAIL", "PG_STRING_CUT_HEAD", "PG_STRING_UNREADABLE"),
     *("PG_TEXT_STRING", "PG_TEXT_BYTES", "PG_TEXT_FD", "PG_TEXT_BINARY", "PG_SLOT_BINARY"),
+    *("PG_FILE", "PG_MAX_HITS"),
     *(f"PG_COUNT_{name.upper()}" for name in layout.COUNTERS),
 )
+
+
+def selfcheck() -> str:
+    """The structure of bpf/base/base.c: the rest of that file needs the kernel's own types."""
+    text = (project_dir() / "bpf/base/base.c").read_text()
+    return next(re.finditer(r"struct pg_selfcheck \{.*?\};", text, re.DOTALL))[0]
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +96,11 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     wanted = [f"sizeof(struct {name})" for name in STRUCTS]
     wanted += [f"offsetof(struct pg_event, {name})" for name in (*EVENT_FIELDS, "data")]
     wanted += [f"offsetof(struct pg_binding, {name})" for name in BINDING_FIELDS]
+    wanted += [f"offsetof(struct pg_sys_{name})" for name in ("enter, nr", "enter, args", "exit, nr", "exit, ret")]
     wanted += NUMBERS
     prints = "\n".join(f'printf("%s\\"{text}\\": %zu", n++ ? ", " : "", (size_t)({text}));' for text in wanted)
-    source = f'{SHIM}\nint main(void) {{ int n = 0; printf("{{"); {prints} printf("}}"); return 0; }}\n'
+    head = f"{SHIM}{PRELUDE}{selfcheck()}"
+    source = f'{head}\nint main(void) {{ int n = 0; printf("{{"); {prints} printf("}}"); return 0; }}\n'
     (folder / "layout.c").write_text(source)
     flags = ["-std=gnu11", "-O2", "-w", f"-I{project_dir() / 'bpf'}", "-Wl,--unresolved-symbols=ignore-all", "-no-pie"]
     subprocess.run(["gcc", *flags, "-o", folder / "layout", folder / "layout.c"], check=True)
@@ -140,6 +159,9 @@ def test_maps_have_the_sizes_of_the_c_structures(compiled: dict[str, int]) -> No
     assert sizes["errors"][:2] == (size["pg_error_site"], 8)
     assert sizes["counters"] == (4, 8, compiled["PG_COUNTERS"])
     assert sizes["events"] == (0, 0, 4096)
+    assert sizes["selfcheck"][1] == size["pg_selfcheck"] == layout.SELFCHECK.size
+    assert size["pg_error_site"] == layout.ERROR_SITE.size
+    assert sizes["slots"][2] == 2 * hookpoints.MAX_HOOK_POINTS
 
 
 def test_counters_are_in_the_order_of_the_enum(compiled: dict[str, int]) -> None:
@@ -166,3 +188,26 @@ def test_binding_record_survives_packing() -> None:
     record = BindingRecord(1 << 1023 | 1 << 64 | 1, 2**64 - 1, 5, 2**32 - 1, layout.STATE_PENDING, 7)
     assert BindingRecord.unpack(record.pack()) == record
     assert len(record.pack()) == 160
+
+
+def test_every_file_counts_its_failures_under_its_own_number(compiled: dict[str, int]) -> None:
+    bpf = project_dir() / "bpf"
+    counting = {
+        str(path.relative_to(bpf.parent))
+        for path in [*bpf.rglob("*.c"), *bpf.rglob("*.h")]
+        if re.search(r"\bpg_failed\((?!result\))", path.read_text())
+    }
+    assert counting == set(layout.FILES.values())
+    assert layout.FILES[compiled["PG_FILE"]] == "bpf/lib/syscall.h", "as compiled rules include it"
+
+
+def test_limits_are_the_same_on_both_sides(compiled: dict[str, int]) -> None:
+    assert compiled["PG_MAX_HITS"] == MAX_RULES
+    assert compiled["PG_SLOT_BINARY"] == MAX_SLOTS
+    assert compiled["PG_POLICY_WORDS"] * 64 == MAX_POLICIES
+
+
+def test_record_of_a_system_call_is_where_attach_looks(compiled: dict[str, int]) -> None:
+    assert [compiled[f"offsetof(struct pg_sys_{name}, nr)"] for name in ("enter", "exit")] == [8, 8]
+    places = compiled["offsetof(struct pg_sys_enter, args)"], compiled["offsetof(struct pg_sys_exit, ret)"]
+    assert places == (ARGS_OFFSET, ARGS_OFFSET)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.policy.plan import MAX_SLOTS, HookPlan, PlacedPolicy, PlanError, Slot, hooked_syscalls, plan_hooks
+from agent.policy.plan import MAX_RULES, MAX_SLOTS, HookPlan, PlacedPolicy, PlanError, Slot, hooked_syscalls, plan_hooks
 from agent.policy.reader import parse_policies
 from agent.workload.identity import PolicyId
 from tests.support.workload import kprobe, lseek_policy, match, policy, selector
@@ -76,3 +76,31 @@ def test_more_texts_than_slots_are_refused_with_the_call() -> None:
 @pytest.mark.parametrize(("call", "is_exec"), [("execve", True), ("execveat", True), ("open", False)])
 def test_execve_calls_are_known(call: str, is_exec: bool) -> None:
     assert plan(policy("p", kprobe(call, {0: "int"}, selector())))[call].is_exec is is_exec
+
+
+def test_as_many_rules_as_a_call_can_hit_fit_and_one_more_is_refused() -> None:
+    (four,) = place(policy("p", *(kprobe("lseek", {0: "int"}, selector()) for _ in range(4))))
+    rules = [PlacedPolicy(four.policy, PolicyId(n), n + 1) for n in range(MAX_RULES // 4)]
+    assert len(plan_hooks(rules, ["lseek"])["lseek"].rules) == MAX_RULES
+    with pytest.raises(PlanError, match="lseek: 1028 kprobes over all policies on this call, at most 1024"):
+        plan_hooks([*rules, four], ["lseek"])
+
+
+def test_buffers_with_different_sizes_have_slots_of_their_own() -> None:
+    hooks = [kprobe("write", {1: f"char_buf:{size}"}, selector()) for size in (2, 0, 2)]
+    made = plan(*(policy(f"p{n}", hook) for n, hook in enumerate(hooks)))["write"]
+    assert made.slots == (Slot(1, "char_buf", 0), Slot(1, "char_buf", 2))
+    assert [rule.slots[1] for rule in made.rules] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "compared", "reads"),
+    [("int", True, False), ("fd", True, False), ("string", False, False), ("string", True, True)],
+)
+def test_exit_is_watched_only_for_memory_of_the_process_that_is_compared(
+    kind: str, compared: bool, reads: bool
+) -> None:
+    matches = [match(0, "Equal", 1)] if compared else []
+    made = plan(policy("p", kprobe("access", {0: kind}, selector(*matches))))["access"]
+    assert made.reads_text is reads
+    assert made.rules[0].compared == ({0} if compared and kind != "int" else set())

@@ -260,7 +260,7 @@ def test_bindings_that_cannot_be_written_leave_the_old_policies_selected(stage: 
     assert stage.rules.slots == {"lseek": [1]}
     assert stage.listed() == {"a": (PolicyState.ENABLED, True), "b": (PolicyState.LOAD_ERROR, True)}
     assert stage.log[-2:] == ["removed 2", "removed 3"]
-    assert stage.add(_version("a", 2), _version("b", 1)) == [Change.REPLACED, Change.REPLACED]
+    assert stage.add(_version("a", 2), _version("b", 1)) == [Change.REPLACED, Change.ADDED]
 
 
 def test_bits_that_may_be_left_in_a_binding_are_not_given_out(stage: _Stage) -> None:

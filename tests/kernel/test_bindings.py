@@ -323,3 +323,20 @@ def test_cgroups_path_of_the_container_is_accepted(bound: Node) -> None:
         assert (answer.cgroup_id, answer.policies) == (group.id, 1)
         bound.hook.unbind("x1")
         init.end()
+
+
+def test_held_process_below_the_containers_cgroup_binds_the_container(bound: Node) -> None:
+    """crun puts the init process into a cgroup `container` of the container's: both are the container."""
+    with bound.cgroup() as group:
+        below = group.child("container")
+        init = group.start(steps(["wait"], VIOLATION, ["exec"], ["wait"], VIOLATION), below)
+        init.await_waiting()
+        path = f"/kubepods/{group.path.name}"
+        assert bound.announce(init.pid, DEFAULT, HELD, id="x2", cgroups_path=path).cgroup_id == group.id
+        init.go()
+        assert init.await_waiting() == (-9,)
+        assert violates(group)
+        assert violates(group, below)
+        init.go()
+        assert init.end().killed
+        bound.hook.unbind("x2")

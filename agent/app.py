@@ -30,12 +30,11 @@ from agent.hooks.gate import ARMED_LATE, Gate
 from agent.hooks.server import Server, Service, listen
 from agent.kernel.base import BasePrograms
 from agent.kernel.cgroup import CgroupFinder
-from agent.kernel.errors import KernelError
 from agent.kernel.headers import HeaderError, ensure_tree
 from agent.kernel.hookpoints import HookPoints
 from agent.kernel.layout import map_specs
 from agent.kernel.loader import Loader, LoaderLimits
-from agent.kernel.maps import Bindings, Maps, possible_cpus, read_counters, read_errors
+from agent.kernel.maps import Bindings, Maps, drop_dead_calls, possible_cpus, read_counters, read_errors
 from agent.kernel.mounts import cgroup2_root, ensure_bpffs, ensure_tracefs, release_bpffs, unmount
 from agent.kernel.pins import DEFAULT_DIRECTORY, Pins
 from agent.kernel.tracepoint import Tracepoints
@@ -47,6 +46,7 @@ from agent.policy.reader import parse_policies
 from agent.workload.registry import Record
 
 SWEEP_S = 1.0
+DEAD_CALLS_EVERY = 10  # sweeps
 CAP_SYS_ADMIN = 21  # include/uapi/linux/capability.h
 CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38}
 PREVIOUS_GRACE_S = 10.0  # for a hook to announce the containers that run; the NRI plugin needs less than one second
@@ -82,20 +82,23 @@ class Agent:
         self._lock_file = -1
 
     def run(self, stop: threading.Event) -> None:
-        """Until stop is set. Raises StartError or KernelError when it cannot start; what was set up is taken down
-        then too.
+        """Until stop is set. Raises StartError or KernelError when it cannot start; what was set up is taken down then.
+
+        Only a stop that was asked for ends enforcement: whatever else ends the agent leaves the rules in force.
         """
         try:
             self._start()
-            self._started = time.monotonic()
-            log.info("ready", extra=fields(socket=str(self._config.run_dir / "agent.sock"), pid=os.getpid()))
-            while not stop.wait(SWEEP_S):
-                self._sweep()
-            log.warning("stopping: no policy is enforced any more")
-            if self._found_previous:
-                self._pins.release_previous()
-        finally:
+        except BaseException:
             self._shut_down()
+            raise
+        self._started = time.monotonic()
+        log.info("ready", extra=fields(socket=str(self._config.run_dir / "agent.sock"), pid=os.getpid()))
+        while not stop.wait(SWEEP_S):
+            self._sweep()
+        log.warning("stopping: no policy is enforced any more")
+        if self._found_previous:
+            self._pins.release_previous()
+        self._shut_down()
 
     def _start(self) -> None:
         self._check_machine()
@@ -155,6 +158,8 @@ class Agent:
     def _start_events(self) -> None:
         self._cpus = possible_cpus()
         self._lost = 0
+        self._missed = 0
+        self._sweeps = 0
         listener = listen(self._config.run_dir / "events.sock")
         ring = Ring(self._maps.fileno("events"), self._config.ring_bytes)
         self._feed = Feed(ring, listener, self._snapshot)
@@ -227,19 +232,33 @@ class Agent:
         return self._gate.count(entry.placed.bit) if entry.placed else 0
 
     def _sweep(self) -> None:
-        """Once a second; nothing of it is on the hook path."""
-        try:
-            self._release_previous()
-            self._gate.sweep(_report, self._config.arming_deadline_s)
-            self._feed.check()
-            lost = read_counters(self._maps, self._cpus)["events_lost"]
-        except (KernelError, OSError) as error:
-            log.error("housekeeping failed", extra=fields(error=str(error)))
-            return
+        """Once a second; nothing of it is on the hook path. What fails is told and tried again, and ends nothing."""
+        self._sweeps += 1
+        steps = [self._release_previous, self._sweep_gate, self._feed.check, self._report_losses]
+        if self._sweeps % DEAD_CALLS_EVERY == 0:
+            steps.append(self._drop_dead_calls)
+        for step in steps:
+            try:
+                step()
+            except Exception:
+                log.exception("housekeeping failed", extra=fields(step=step.__name__))
+
+    def _sweep_gate(self) -> None:
+        self._gate.sweep(_report, self._config.arming_deadline_s)
+
+    def _drop_dead_calls(self) -> None:
+        drop_dead_calls(self._maps, lambda thread: Path(f"/proc/{thread}").exists())
+
+    def _report_losses(self) -> None:
+        lost = read_counters(self._maps, self._cpus)["events_lost"]
         if lost > self._lost:
             log.warning("events lost: the ring was full", extra=fields(count=lost - self._lost))
             self._feed.events_lost(lost - self._lost)
             self._lost = lost
+        missed = self._hookpoints.missed()
+        if missed > self._missed:
+            log.error("calls were not checked: the processor was in another BPF program", extra=fields(count=missed))
+            self._missed = missed
 
     def _status(self) -> control_pb2.GetStatusResponse:
         failures = [
@@ -256,6 +275,7 @@ class Agent:
             failed_helpers=failures,
             system_calls=self._hookpoints.syscalls(),
             events_pid=self._feed.pid,
+            missed_calls=self._hookpoints.missed(),
             events_restarts=self._feed.restarts,
             rss_bytes=read_rss(os.getpid()) + read_rss(self._feed.pid),
         )

@@ -30,6 +30,8 @@ class AgentLink:
         self._config = config
         self._client = AgentClient(config.agent_socket, config.bind_s)
         self._known = KnownContainers()
+        # Containers that exist but cannot be told: the agent must not take them for gone.
+        self._keep: set[str] = set()
         self._backoff = Backoff(config.backoff_first_s, config.backoff_cap_s)
         self._synchronized_connect = 0
         self._outage = False
@@ -71,6 +73,7 @@ class AgentLink:
     def remove(self, container_id: str) -> None:
         """Forget a container here and at the agent; an agent out of step is told by the next synchronize instead."""
         self._known.remove(container_id)
+        self._keep.discard(container_id)
         if self._in_step:
             try:
                 self._client.unbind(container_id, self._config.unbind_s)
@@ -83,6 +86,7 @@ class AgentLink:
         """Take the runtime's whole list and tell it the agent, within the runtime's Synchronize call."""
         for rejection in inventory.rejected[:MAX_REFUSALS_LOGGED]:
             _warn_unbound(rejection.subject.container_id, rejection.reason)
+        self._keep = {rejection.subject.container_id for rejection in inventory.rejected} - {""}
         self._known.replace(inventory.containers)
         self._synchronize(self._config.synchronize_s)
 
@@ -102,7 +106,7 @@ class AgentLink:
 
     def _synchronize(self, deadline_s: float) -> None:
         try:
-            response = self._client.synchronize(self._known.containers, deadline_s)
+            response = self._client.synchronize(self._known.containers, deadline_s, keep=self._keep)
         except (AgentUnreachable, AgentRefused) as error:
             # A refusal comes on a live connection: it must not count as in step.
             self._client.close()

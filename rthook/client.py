@@ -78,10 +78,13 @@ class AgentClient:
         return self._call("Unbind", request, hook_pb2.UnbindResponse, deadline_s)
 
     def synchronize(
-        self, containers: Iterable[hook_pb2.Container], deadline_s: float | None = None
+        self,
+        containers: Iterable[hook_pb2.Container],
+        deadline_s: float | None = None,
+        keep: Iterable[str] = (),
     ) -> hook_pb2.SynchronizeResponse:
-        """Tell the whole set of containers that the caller knows."""
-        request = hook_pb2.SynchronizeRequest(containers=containers)
+        """Tell the whole set of containers that the caller knows, and the ids of others that are not gone."""
+        request = hook_pb2.SynchronizeRequest(containers=containers, keep=keep)
         return self._call("Synchronize", request, hook_pb2.SynchronizeResponse, deadline_s)
 
     def _call(self, method: str, request: Message, answer: type[_Answer], deadline_s: float | None) -> _Answer:

@@ -87,7 +87,7 @@ class Failure(_message.Message):
     def __init__(self, site: _Optional[str] = ..., error: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("pid", "version", "containers", "bindings", "policies", "outcomes", "counters", "failed_helpers", "system_calls", "events_pid", "rss_bytes", "events_restarts")
+    __slots__ = ("pid", "version", "containers", "bindings", "policies", "outcomes", "counters", "failed_helpers", "system_calls", "events_pid", "missed_calls", "rss_bytes", "events_restarts")
     class OutcomesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class GetStatusResponse(_message.Message):
     FAILED_HELPERS_FIELD_NUMBER: _ClassVar[int]
     SYSTEM_CALLS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_PID_FIELD_NUMBER: _ClassVar[int]
+    MISSED_CALLS_FIELD_NUMBER: _ClassVar[int]
     RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     EVENTS_RESTARTS_FIELD_NUMBER: _ClassVar[int]
     pid: int
@@ -124,6 +125,7 @@ class GetStatusResponse(_message.Message):
     failed_helpers: _containers.RepeatedCompositeFieldContainer[Failure]
     system_calls: _containers.RepeatedScalarFieldContainer[str]
     events_pid: int
+    missed_calls: int
     rss_bytes: int
     events_restarts: int
-    def __init__(self, pid: _Optional[int] = ..., version: _Optional[str] = ..., containers: _Optional[int] = ..., bindings: _Optional[int] = ..., policies: _Optional[int] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., counters: _Optional[_Mapping[str, int]] = ..., failed_helpers: _Optional[_Iterable[_Union[Failure, _Mapping[str, _Any]]]] = ..., system_calls: _Optional[_Iterable[str]] = ..., events_pid: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., events_restarts: _Optional[int] = ...) -> None: ...
+    def __init__(self, pid: _Optional[int] = ..., version: _Optional[str] = ..., containers: _Optional[int] = ..., bindings: _Optional[int] = ..., policies: _Optional[int] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., counters: _Optional[_Mapping[str, int]] = ..., failed_helpers: _Optional[_Iterable[_Union[Failure, _Mapping[str, _Any]]]] = ..., system_calls: _Optional[_Iterable[str]] = ..., events_pid: _Optional[int] = ..., missed_calls: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., events_restarts: _Optional[int] = ...) -> None: ...

@@ -64,13 +64,16 @@ class Feed:
 
     def start(self) -> None:
         """A name that comes while the snapshot is told is told twice; none is missed."""
+        channel, process = self._spawn()
         with self._lock:
-            self._spawn()
+            if self._channel:
+                self._channel.close()
+            self._channel, self._process, self._started = channel, process, time.monotonic()
             self._waiting.clear()
         for message in self._snapshot():
             self.tell(message)
 
-    def _spawn(self) -> None:
+    def _spawn(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         ours.setblocking(False)
@@ -79,12 +82,10 @@ class Feed:
         command = [sys.executable, "-I", "-m", "agent.events.main", *map(str, numbers)]
         keep = (theirs.fileno(), ring.fd, self._listener.fileno())
         with theirs:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=keep, cwd="/", start_new_session=True
             )
-        if self._channel:
-            self._channel.close()
-        self._channel, self._started = ours, time.monotonic()
+        return ours, process
 
     def check(self) -> None:
         """Starts the process again when it has ended; sends what is waiting."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -81,6 +82,8 @@ class HookEndpoint:
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
+        self._one_list = threading.Lock()
+        self._newest = 0
         self._methods: dict[str, Callable[[bytes], Message]] = {
             "Bind": self._bind,
             "Unbind": self._unbind,
@@ -101,6 +104,11 @@ class HookEndpoint:
             log.warning("refused", extra=fields(method=method, reason=error.reason.value, detail=error.detail))
             raise CallError(CODES[error.reason], error.detail) from error
 
+    @property
+    def lists(self) -> int:
+        """How many Synchronize calls have come."""
+        return self._newest
+
     def _bind(self, payload: bytes) -> hook_pb2.BindResponse:
         bound = self._gate.bind(self._parse(hook_pb2.BindRequest.FromString(payload).container))
         return hook_pb2.BindResponse(
@@ -119,25 +127,37 @@ class HookEndpoint:
         return hook_pb2.UnbindResponse(was_bound=self._gate.unbind(ContainerId(container)))
 
     def _synchronize(self, payload: bytes) -> hook_pb2.SynchronizeResponse:
-        """A container that is refused keeps what an earlier announcement bound: less would unguard it."""
+        """A container that is refused keeps what an earlier announcement bound: less would unguard it.
+
+        A caller that has lost patience asks again: then the newer list counts, and the older call ends where it is.
+        """
         request = hook_pb2.SynchronizeRequest.FromString(payload)
         if len(request.containers) > MAX_CONTAINERS:
             raise HookError(Reason.INVALID, f"{len(request.containers)} containers, at most {MAX_CONTAINERS}")
+        self._newest += 1
+        number = self._newest
+        with self._one_list:
+            return self._take_list(request, number)
+
+    def _take_list(self, request: hook_pb2.SynchronizeRequest, number: int) -> hook_pb2.SynchronizeResponse:
         answer = hook_pb2.SynchronizeResponse()
-        began = time.monotonic()
+        began, mark = time.monotonic(), self._gate.mark()
         for container in request.containers:
-            try:
-                self._gate.bind(self._parse(container))
-                answer.bound += 1
-            except HookError as error:
-                answer.refused.add(container_id=container.id, reason=error.detail)
-                log.warning(
-                    "refused", extra=fields(method="Synchronize", reason=error.reason.value, detail=error.detail)
-                )
-        answer.forgotten = self._gate.retain(ContainerId(container.id) for container in request.containers)
-        spent = round((time.monotonic() - began) * 1000, 1)
-        log.info(
-            "synchronized",
-            extra=fields(bound=answer.bound, refused=len(answer.refused), forgotten=answer.forgotten, ms=spent),
-        )
+            if number != self._newest:
+                raise CallError(Code.ABORTED, "a newer list of containers has come")
+            self._take_one(container, answer)
+        self._gate.link_nested()
+        named = (*(container.id for container in request.containers), *request.keep)
+        answer.forgotten = self._gate.retain(map(ContainerId, named), mark)
+        counts = {"bound": answer.bound, "refused": len(answer.refused), "forgotten": answer.forgotten}
+        log.info("synchronized", extra=fields(**counts, ms=round((time.monotonic() - began) * 1000, 1)))
         return answer
+
+    def _take_one(self, container: hook_pb2.Container, answer: hook_pb2.SynchronizeResponse) -> None:
+        try:
+            self._gate.bind(self._parse(container), nested=False)
+            answer.bound += 1
+        except HookError as error:
+            answer.refused.add(container_id=container.id, reason=error.detail)
+            why = fields(method="Synchronize", reason=error.reason.value, detail=error.detail)
+            log.warning("refused", extra=why)

@@ -55,6 +55,14 @@ class Bound:
     bind_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Below:
+    """A container whose nested cgroups are to be linked."""
+
+    workload: WorkloadId
+    directory: Path
+
+
 class WorkloadSink(Protocol):
     """Who has to know workloads before their events come. Must not block."""
 
@@ -74,25 +82,29 @@ class Gate:
         self._root = cgroup_root
         self._sink = sink
         self._pending: dict[CgroupId, float] = {}
-        self._running: dict[CgroupId, tuple[WorkloadId, Path]] = {}
+        self._unlinked: dict[CgroupId, _Below] = {}
+        self._again: dict[CgroupId, _Below] = {}
+        self._unwritten: set[CgroupId] = set()
+        self._announced: dict[ContainerId, int] = {}
+        self._announcements = 0
         self.outcomes: Counter[str] = Counter()
         self.synchronized = False
         self._bindings.set_host(0)
 
-    def bind(self, start: Start) -> Bound:
-        """Returns after the record was written and read back. Raises HookError with the reason; the container is not
-        bound then.
+    def bind(self, start: Start, *, nested: bool = True) -> Bound:
+        """Returns after the record was written and read back. Raises HookError with the reason; a container that was
+        not bound before is not bound then. nested: link the cgroups that exist below it too; else link_nested does.
         """
         began = time.monotonic_ns()
         try:
-            bound = self._bind(start, began)
+            bound = self._bind(start, began, nested)
         except HookError as error:
             self.outcomes[error.reason.value] += 1
             raise
         self.outcomes["bound"] += 1
         return bound
 
-    def _bind(self, start: Start, began: int) -> Bound:
+    def _bind(self, start: Start, began: int, nested: bool) -> Bound:
         try:
             cgroup = self._finder.of_process(start.pid, start.cgroups_path)
         except CgroupError as error:
@@ -103,12 +115,13 @@ class Gate:
             self._rewrite(siblings)
         if start.held:
             self._check_alive(start, cgroup)
-        if cgroup.nested or not start.held:
-            self._inherit(cgroup.id, workload, Path(f"{self._root}{cgroup.path}"))
+        if nested:
+            self.link_nested()
         return Bound(cgroup.id, workload, policies, (time.monotonic_ns() - began) // 1000)
 
     def _write(self, start: Start, cgroup: ProcessCgroup) -> tuple[WorkloadId, int, tuple[CgroupId, ...]]:
         container = start.identity.container_id
+        known = self._registry.record(container) is not None
         holder = self._registry.record_at(cgroup.id)
         try:
             added = self._registry.add_container(start.identity, cgroup.id, start.pid, not start.held)
@@ -122,12 +135,17 @@ class Gate:
         try:
             self._apply(added.operations)
         except KernelError as error:
-            self._give_up(container)
+            if known:
+                self._unwritten.add(cgroup.id)  # what guards it stays, and is written again by the housekeeping
+            else:
+                self._give_up(container)
             raise HookError(Reason.KERNEL, str(error)) from error
+        self._announcements += 1
+        self._announced[container] = self._announcements
         if start.held:
             self._pending.setdefault(cgroup.id, time.monotonic())
-        else:
-            self._running[cgroup.id] = (added.workload, Path(f"{self._root}{cgroup.path}"))
+        if cgroup.nested or not start.held:
+            self._unlinked[cgroup.id] = _Below(added.workload, Path(f"{self._root}{cgroup.path}"))
         binding = self._registry.binding(cgroup.id)
         return added.workload, binding.policies.bit_count() if binding else 0, added.cgroups
 
@@ -145,11 +163,25 @@ class Gate:
         self.unbind(start.identity.container_id)
         raise HookError(Reason.PROCESS_GONE, f"process {start.pid} ended while it was held")
 
-    def _inherit(self, cgroup: CgroupId, workload: WorkloadId, directory: Path) -> None:
-        try:
-            self._bindings.inherit(cgroup, workload, directory)
-        except KernelError as error:
-            raise HookError(Reason.KERNEL, f"cgroups below {directory}: {error}") from error
+    def link_nested(self) -> None:
+        """Links the cgroups below containers that were bound without that."""
+        with self._lock:
+            unlinked, self._unlinked = self._unlinked, {}
+        self._link(unlinked, again=True)
+
+    def _link(self, containers: dict[CgroupId, _Below], *, again: bool) -> None:
+        """again: the housekeeping looks once more, for a cgroup that came into being while its container was bound and
+        was not listed yet. One that failed is tried again until it does not.
+        """
+        for cgroup, below in containers.items():
+            try:
+                self._bindings.inherit(cgroup, below.workload, below.directory)
+                failed = False
+            except KernelError:
+                self.outcomes["nested_failed"] += 1
+                failed = True
+            if again or failed:
+                self._again[cgroup] = below
 
     def unbind(self, container: ContainerId) -> bool:
         """True when it was bound. Raises HookError when its record cannot be removed."""
@@ -160,16 +192,25 @@ class Gate:
                 self.outcomes["not_removed"] += 1
                 raise HookError(Reason.KERNEL, str(error)) from error
 
-    def retain(self, containers: Iterable[ContainerId]) -> int:
-        """Forgets every container that is not named; gives how many. Raises HookError as unbind does."""
+    def mark(self) -> int:
+        """A moment, for retain."""
+        with self._lock:
+            return self._announcements
+
+    def retain(self, containers: Iterable[ContainerId], mark: int) -> int:
+        """Forgets every container that is not named and was not announced since the mark; gives how many.
+
+        Raises HookError as unbind does.
+        """
         kept = set(containers)
         self.synchronized = True
         with self._lock:
-            known = [record.identity.container_id for record in self._registry.containers()]
-        return sum(self.unbind(container) for container in known if container not in kept)
+            old = [container for container, number in self._announced.items() if number <= mark]
+        return sum(self.unbind(container) for container in old if container not in kept)
 
     def _forget(self, container: ContainerId) -> bool:
         record = self._registry.record(container)
+        self._announced.pop(container, None)
         if record is None:
             return False
         self._apply(self._registry.remove_container(container))
@@ -182,7 +223,8 @@ class Gate:
                 self._bindings.bind(operation.cgroup, operation.binding)
             elif isinstance(operation, DeleteBinding):
                 self._pending.pop(operation.cgroup, None)
-                self._running.pop(operation.cgroup, None)
+                self._unlinked.pop(operation.cgroup, None)
+                self._again.pop(operation.cgroup, None)
                 self._bindings.delete(operation.cgroup)
             else:
                 self._bindings.set_host(operation.policies)
@@ -199,13 +241,24 @@ class Gate:
         return self._rewrite(_cgroups(changes))
 
     def _rewrite(self, cgroups: tuple[CgroupId, ...]) -> int:
+        """Goes on past one that cannot be written, which the housekeeping tries again, and raises at the end."""
         written = 0
+        failed: KernelError | None = None
         for start in range(0, len(cgroups), CHUNK):
             with self._lock:
                 for cgroup in cgroups[start : start + CHUNK]:
-                    binding = self._registry.binding(cgroup)
-                    written += bool(binding and self._bindings.rewrite(cgroup, binding))
+                    try:
+                        written += self._rewrite_one(cgroup)
+                    except KernelError as error:
+                        self._unwritten.add(cgroup)
+                        failed = error
+        if failed:
+            raise failed
         return written
+
+    def _rewrite_one(self, cgroup: CgroupId) -> bool:
+        binding = self._registry.binding(cgroup)
+        return bool(binding and self._bindings.rewrite(cgroup, binding))
 
     def containers(self) -> tuple[Record, ...]:
         with self._lock:
@@ -230,10 +283,19 @@ class Gate:
                 for record in records[start : start + CHUNK]:
                     if self._registry.record(record.identity.container_id) is record:
                         self._sweep_one(record, report, arming_deadline_s)
+        self._write_again()
+        self._link_again()
+
+    def _write_again(self) -> None:
         with self._lock:
-            running, self._running = self._running, {}
-        for cgroup, (workload, directory) in running.items():
-            self._bindings.inherit(cgroup, workload, directory)
+            unwritten, self._unwritten = self._unwritten, set()
+        if unwritten:
+            self._rewrite(tuple(sorted(unwritten)))
+
+    def _link_again(self) -> None:
+        with self._lock:
+            again, self._again = self._again, {}
+        self._link(again, again=False)
 
     def _sweep_one(self, record: Record, report: Callable[[str, Record], None], arming_deadline_s: float) -> None:
         if self._bindings.read(record.cgroup) is None:
@@ -251,6 +313,7 @@ class Gate:
             report(ARMED_LATE, record)
         del self._pending[record.cgroup]
         self._registry.mark_armed(record.cgroup)
+        self._rewrite_one(record.cgroup)
 
 
 def _cgroups(changes: Iterable[Changed]) -> tuple[CgroupId, ...]:

@@ -44,6 +44,14 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
+def _is_abandoned(channel: socket.socket) -> bool:
+    """The caller has hung up: its container started without us, or did not start. Binding it now would be wrong."""
+    try:
+        return not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+
+
 class Server:
     """services: by their full names. urgent: those whose callers a container's start waits for."""
 
@@ -75,9 +83,22 @@ class Server:
                 log.error("connection refused: too many", extra=fields(limit=MAX_CONNECTIONS))
                 channel.close()
                 continue
-            with self._lock:
-                self._open.add(channel)
+            self._start_serving(channel)
+
+    def _start_serving(self, channel: socket.socket) -> None:
+        with self._lock:
+            self._open.add(channel)
+        try:
             threading.Thread(target=self._serve, args=(channel,), name="connection", daemon=True).start()
+        except RuntimeError as error:  # no thread to be had: a limit on pids, or memory
+            log.error("connection refused", extra=fields(error=str(error)))
+            self._end(channel)
+
+    def _end(self, channel: socket.socket) -> None:
+        with self._lock:
+            self._open.discard(channel)
+        channel.close()
+        self._slots.release()
 
     def _serve(self, channel: socket.socket) -> None:
         connection = ServerConnection()
@@ -85,6 +106,8 @@ class Server:
         try:
             while data := channel.recv(READ_SIZE):
                 for request in connection.receive_data(data):
+                    if _is_abandoned(channel):
+                        return
                     channel.sendall(self._answer(connection, request))
                     if request.service in waiting:
                         waiting.clear()
@@ -96,10 +119,7 @@ class Server:
         except OSError as error:
             log.debug("connection lost", extra=fields(error=str(error)))
         finally:
-            with self._lock:
-                self._open.discard(channel)
-            channel.close()
-            self._slots.release()
+            self._end(channel)
 
     def _hurry(self) -> None:
         """This connection is a hook's: from now on its thread runs when it has work."""

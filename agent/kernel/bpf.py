@@ -30,6 +30,8 @@ BPF_EXIST = 2
 NO_PREALLOC = 1  # BPF_F_NO_PREALLOC
 NAME_LEN = 16  # BPF_OBJ_NAME_LEN, its NUL included
 VERIFIER_LOG = 1 << 20
+INFO_SIZE = 256
+RECURSION_MISSES = 208  # offset in struct bpf_prog_info
 
 
 class Command(IntEnum):
@@ -249,12 +251,16 @@ def _open_perf_event(attr: bytes) -> Fd:
 def link_perf_event(program: int, event: Fd) -> Fd:
     """Attaches a program to a perf event; the link keeps the event, and can be pinned (Linux 5.15)."""
     link = Fd(_bpf(Command.LINK_CREATE, struct.pack("<IIIII", program, event.fileno(), BPF_PERF_EVENT, 0, 0)))
-    fcntl.ioctl(event.fileno(), PERF_EVENT_IOC_ENABLE, 0)
+    try:
+        fcntl.ioctl(event.fileno(), PERF_EVENT_IOC_ENABLE, 0)
+    except OSError as error:
+        link.close()
+        raise KernelError("ioctl(PERF_EVENT_IOC_ENABLE)", error.errno or 0) from error
     return link
 
 
-def program_id(fd: int) -> int:
-    """struct bpf_prog_info.id."""
-    info = ctypes.create_string_buffer(256)
-    _bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, 256, _address(info)))
-    return int(struct.unpack_from("<II", info.raw)[1])
+def recursion_misses(fd: int) -> int:
+    """struct bpf_prog_info.recursion_misses: how often it was not run; for perf tracepoints since Linux 6.7."""
+    info = ctypes.create_string_buffer(INFO_SIZE)
+    _bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, INFO_SIZE, _address(info)))
+    return int(struct.unpack_from("<Q", info.raw, RECURSION_MISSES)[0])

@@ -30,6 +30,7 @@ class _Point:
     attachment: int
     programs: dict[Side, bpf.Fd] = field(default_factory=dict)
     links: dict[Side, bpf.Fd] = field(default_factory=dict)
+    dispatchers: dict[Side, bpf.Fd] = field(default_factory=dict)
 
 
 class HookPoints:
@@ -62,13 +63,18 @@ class HookPoints:
         try:
             for name, point in points.items():
                 self._swap(name, point, loaded[name])
-        except KernelError:
+        except (KernelError, OSError):
             for name, point in points.items():
                 self._restore(name, point, before[name])
             raise
         self._points |= points
         for name in [name for name, plan in plans.items() if plan is None and name in self._points]:
             self._detach(name, self._points.pop(name))
+
+    def missed(self) -> int:
+        """Calls that the kernel did not hand to the rules, since its processor was in another BPF program."""
+        points = list(self._points.values())
+        return sum(bpf.recursion_misses(program.fileno()) for point in points for program in point.dispatchers.values())
 
     def close(self) -> None:
         while self._points:
@@ -117,10 +123,13 @@ class HookPoints:
             point.programs[side] = programs[side]
             if side not in point.links:
                 self._attach(name, point, side)
+        if Side.EXIT in point.programs and Side.EXIT not in programs:  # no rule defers a call any more
+            bpf.delete(self._slots, struct.pack("<I", _slot(point, Side.EXIT)))
+            del point.programs[Side.EXIT]
 
     def _attach(self, name: str, point: _Point, side: Side) -> None:
-        link = self._tracepoints.attach(name, side, self._slots, _slot(point, side))
-        point.links[side] = link
+        program, link = self._tracepoints.attach(name, side, self._slots, _slot(point, side))
+        point.links[side], point.dispatchers[side] = link, program
         bpf.pin(link.fileno(), str(self._pin(name, side)))
 
     def _restore(self, name: str, point: _Point, before: dict[Side, bpf.Fd]) -> None:
@@ -136,6 +145,7 @@ class HookPoints:
         for side, link in point.links.items():
             self._pin(name, side).unlink(missing_ok=True)
             link.close()
+            point.dispatchers[side].close()
         for side in Side:
             bpf.delete(self._slots, struct.pack("<I", _slot(point, side)))
 

@@ -13,8 +13,8 @@ from agent.kernel.bpf import NO_PREALLOC, MapType
 POLICY_WORDS = 16
 STATE_PENDING = 1
 STATE_ARMED = 2
-HOST_SEARCH = 3  # the host record's state: PG_HOST_SEARCH
-BINDING = struct.Struct("<16QQQIIII")
+NESTED_MAX = 1024  # records of cgroups below one container: PG_NESTED_MAX
+BINDING = struct.Struct("<QQ16QIIII")
 CGROUP_KEY = struct.Struct("<Q")
 ERROR_SITE = struct.Struct("<Ii")
 SELFCHECK = struct.Struct("<QQ")
@@ -32,6 +32,9 @@ COUNTERS = (
     "armed",
 )
 FILES = {1: "bpf/lib/syscall.h", 2: "bpf/base/base.c"}  # PG_FILE
+
+MAX_DEFERRED = 16384  # calls that wait for their exit, one a thread
+MAX_EXEC_TEXTS = 1024  # of them those of an execve, until it has returned
 
 _WORD = (1 << 64) - 1
 
@@ -54,14 +57,16 @@ def map_specs(ring_bytes: int, bindings: int) -> tuple[MapSpec, ...]:
         MapSpec("bindings", MapType.HASH, 8, BINDING.size, bindings, NO_PREALLOC),
         MapSpec("arming", MapType.HASH, 8, 4, 4096, NO_PREALLOC),
         MapSpec("host", MapType.ARRAY, 4, BINDING.size, 1),
+        MapSpec("nested", MapType.HASH, 8, 8, bindings, NO_PREALLOC),
+        MapSpec("search", MapType.ARRAY, 4, 4, 1),
         MapSpec("counters", MapType.PERCPU_ARRAY, 4, 8, len(COUNTERS)),
         MapSpec("errors", MapType.HASH, ERROR_SITE.size, 8, 256, NO_PREALLOC),
         MapSpec("strings", MapType.PERCPU_ARRAY, 4, 4360, 10),
-        MapSpec("call", MapType.PERCPU_ARRAY, 4, 64 + 16 * 1024, 1),
+        MapSpec("call", MapType.PERCPU_ARRAY, 4, 72 + 8 * 1024, 1),
         MapSpec("record", MapType.PERCPU_ARRAY, 4, 152 + 16384 + 4352, 1),
         MapSpec("events", MapType.RINGBUF, 0, 0, ring_bytes),
-        MapSpec("deferred", MapType.LRU_HASH, 8, 56, 4096),
-        MapSpec("exec_text", MapType.LRU_HASH, 8, 4096, 128),
+        MapSpec("deferred", MapType.HASH, 8, 56, MAX_DEFERRED, NO_PREALLOC),
+        MapSpec("exec_text", MapType.HASH, 8, 4096, MAX_EXEC_TEXTS, NO_PREALLOC),
         MapSpec("exec_scratch", MapType.PERCPU_ARRAY, 4, 4096, 1),
         MapSpec("selfcheck", MapType.ARRAY, 4, SELFCHECK.size, 1),
         MapSpec("slots", MapType.PROG_ARRAY, 4, 4, 1024),
@@ -81,11 +86,10 @@ class BindingRecord:
 
     def pack(self) -> bytes:
         words = [(self.policies >> (64 * n)) & _WORD for n in range(POLICY_WORDS)]
-        return BINDING.pack(*words, self.key, self.owner, self.workload, self.state, self.init_pid, 0)
+        return BINDING.pack(self.key, self.owner, *words, self.workload, self.state, self.init_pid, 0)
 
     @classmethod
     def unpack(cls, data: bytes) -> BindingRecord:
-        fields = BINDING.unpack(data)
-        policies = sum(word << (64 * n) for n, word in enumerate(fields[:POLICY_WORDS]))
-        key, owner, workload, state, init_pid, _ = fields[POLICY_WORDS:]
+        key, owner, *words, workload, state, init_pid, _ = BINDING.unpack(data)
+        policies = sum(word << (64 * n) for n, word in enumerate(words))
         return cls(policies, key, owner, workload, state, init_pid)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from agent.kernel import bpf
@@ -16,7 +16,7 @@ from agent.kernel.layout import (
     COUNTERS,
     ERROR_SITE,
     FILES,
-    HOST_SEARCH,
+    NESTED_MAX,
     SELFCHECK,
     STATE_ARMED,
     STATE_PENDING,
@@ -27,6 +27,7 @@ from agent.workload.identity import CgroupId
 from agent.workload.operations import Binding
 
 ZERO = bytes(4)
+SEARCH = struct.pack("<I", 1)
 
 
 class MapFullError(Exception):
@@ -73,6 +74,8 @@ class Bindings:
         self._bindings = maps.fileno("bindings")
         self._arming = maps.fileno("arming")
         self._host = maps.fileno("host")
+        self._nested = maps.fileno("nested")
+        self._search = maps.fileno("search")
 
     def bind(self, cgroup: CgroupId, binding: Binding) -> None:
         """Writes a container's record and reads it back.
@@ -123,30 +126,39 @@ class Bindings:
         key = CGROUP_KEY.pack(cgroup)
         bpf.delete(self._bindings, key)
         bpf.delete(self._arming, key)
+        bpf.delete(self._nested, key)
 
     def read(self, cgroup: CgroupId) -> BindingRecord | None:
         data = bpf.lookup(self._bindings, CGROUP_KEY.pack(cgroup), 160)
         return BindingRecord.unpack(data) if data else None
 
     def set_host(self, policies: int) -> None:
-        """The host record's state belongs to the kernel: it is kept."""
-        current = bpf.lookup(self._host, ZERO, 160)
-        state = BindingRecord.unpack(current).state if current else 0
-        bpf.update(self._host, ZERO, BindingRecord(policies, 0, 0, 0, state, 0).pack())
+        bpf.update(self._host, ZERO, BindingRecord(policies, 0, 0, 0, 0, 0).pack())
 
     def inherit(self, cgroup: CgroupId, workload: int, directory: Path) -> int:
         """Links the cgroups that exist below a container bound while it runs; gives how many were new.
 
-        When there are more than the map has room for, processes are found by their ancestors from then on, as where
-        the kernel side could not link one.
+        A container has NESTED_MAX records of such at most. Where there are more, or the map has no room, processes are
+        found by their ancestors from then on, as where the kernel side could not link one.
         """
         added = 0
         try:
-            for path in _below(directory):
+            for seen, path in enumerate(_below(directory)):
+                if seen >= NESTED_MAX:
+                    raise MapFullError
                 added += self._link(path, cgroup, workload)
         except MapFullError:
-            self._search_from_now()
+            bpf.update(self._search, ZERO, SEARCH)
+        self._count_nested(cgroup, added)
         return added
+
+    def _count_nested(self, owner: CgroupId, added: int) -> None:
+        """Beside what the kernel counts at the same moment: the limit is one of order, not of exactness."""
+        if not added:
+            return
+        known = bpf.lookup(self._nested, CGROUP_KEY.pack(owner), 8)
+        count = int.from_bytes(known, "little") if known else 0
+        bpf.update(self._nested, CGROUP_KEY.pack(owner), struct.pack("<Q", count + added))
 
     def _link(self, path: str, owner: CgroupId, workload: int) -> int:
         try:
@@ -162,11 +174,6 @@ class Bindings:
                 raise MapFullError from error
             raise
         return 1
-
-    def _search_from_now(self) -> None:
-        current = bpf.lookup(self._host, ZERO, 160)
-        policies = BindingRecord.unpack(current).policies if current else 0
-        bpf.update(self._host, ZERO, BindingRecord(policies, 0, 0, 0, HOST_SEARCH, 0).pack())
 
     def cgroups(self) -> list[CgroupId]:
         """Every cgroup with a record, nested ones included."""
@@ -210,6 +217,16 @@ def read_errors(maps: Maps) -> list[tuple[str, int, int]]:
                 (f"{FILES.get(site >> 16, site >> 16)}:{site & 0xFFFF}", -code, int.from_bytes(value, "little"))
             )
     return sorted(rows)
+
+
+def drop_dead_calls(maps: Maps, lives: Callable[[int], bool]) -> int:
+    """Takes out calls that wait for an exit which does not come: their threads died. lives: by thread id."""
+    dropped = 0
+    for name in ("deferred", "exec_text"):
+        for key in bpf.keys(maps.fileno(name), 8):
+            if not lives(int.from_bytes(key, "little") & 0xFFFFFFFF):
+                dropped += bpf.delete(maps.fileno(name), key)
+    return dropped
 
 
 def read_selfcheck(maps: Maps) -> tuple[int, int]:

@@ -54,7 +54,7 @@ class Pins:
         if self.directory.exists():
             os.close(self.lock())
             self.previous.mkdir(mode=0o700, exist_ok=True)
-            self.directory.rename(self.previous / str(len(os.listdir(self.previous))))
+            self.directory.rename(self.previous / str(1 + max(map(int, os.listdir(self.previous)), default=0)))
         return self.previous.exists()
 
     def lock(self) -> int:

@@ -57,11 +57,16 @@ class Tracepoints:
                 f"no tracepoint syscalls/{name}", 0, "this kernel does not have that system call"
             ) from error
 
-    def attach(self, syscall: str, side: Side, slots: int, index: int) -> bpf.Fd:
-        """The link of a dispatcher to one slot."""
+    def attach(self, syscall: str, side: Side, slots: int, index: int) -> tuple[bpf.Fd, bpf.Fd]:
+        """A dispatcher to one slot, and its link."""
+        identifier = self.event_id(syscall, side)
         program = bpf.load_program(bpf.ProgType.TRACEPOINT, dispatcher(slots, index), f"pg_{side.value}")
-        with program, bpf.open_tracepoint_event(self.event_id(syscall, side)) as event:
-            return bpf.link_perf_event(program.fileno(), event)
+        try:
+            with bpf.open_tracepoint_event(identifier) as event:
+                return program, bpf.link_perf_event(program.fileno(), event)
+        except BaseException:
+            program.close()
+            raise
 
 
 def _instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, immediate: int = 0) -> bytes:

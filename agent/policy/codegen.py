@@ -62,7 +62,7 @@ def _head(plan: HookPlan) -> Iterator[str]:
     yield "\t__u64 p[PG_POLICY_WORDS] = {};"
     yield "\tstruct pg_call *call;"
     yield "\t__u32 workload = 0;"
-    yield "\tlong error;"
+    yield "\tlong error, refused;"
     for number in range(len(plan.slots)):
         yield f"\tstruct pg_string *s{number} = pg_string({number});"
     yield ""
@@ -96,10 +96,9 @@ def _reads(plan: HookPlan, attachment: int) -> Iterator[str]:
         yield f"\tif ({_selected(_masks(comparing))}) {{"
         yield from _read(plan, number, slot, "\t\t")
         if slot.kind != ArgType.FD.value:
-            yield f"\t\tif (pg_unreadable(error, call->args[{slot.index}], when)) {{"
-            yield f"\t\t\tpg_defer(call, {attachment}ULL);"
+            unreadable = f"pg_unreadable(error, call->args[{slot.index}], when)"
+            yield f"\t\tif ({unreadable} && pg_defer(call, {attachment}ULL))"
             yield "\t\t\treturn 0;"
-            yield "\t\t}"
         yield "\t}"
 
 
@@ -108,7 +107,8 @@ def _read(plan: HookPlan, number: int, slot: Slot, indent: str) -> Iterator[str]
     if slot.kind == ArgType.FD.value:
         yield f"{indent}pg_read_fd_path(s{number}, (__s32){address});"
     elif slot.kind == ArgType.CHAR_BUF.value:
-        yield f"{indent}error = pg_read_user_bytes(s{number}, {address}, call->args[{slot.size_arg}]);"
+        size = f"{'pg_arg_u32' if slot.size_bits == 32 else 'pg_arg_u64'}(call, {slot.size_arg})"
+        yield f"{indent}error = pg_read_user_bytes(s{number}, {address}, {size});"
     elif EXEC_PATH_ARG.get(plan.syscall) == slot.index:
         user = f"pg_read_user_string(s{number}, {address})"
         yield f"{indent}error = when == PG_AT_EXEC ? pg_read_exec_string(s{number}) : {user};"
@@ -128,16 +128,19 @@ def _rule(rule: Rule) -> Iterator[str]:
 
 
 def _actions(rule: Rule, number: int, selector: Selector) -> Iterator[str]:
-    yield "\t\t\terror = 0;"
-    for signal in selector.signals:
-        yield f"\t\t\terror = pg_signal({signal}) ?: error;"
+    wanted = sum({1 << (signal - 1) for signal in selector.signals})
+    if wanted:
+        yield f"\t\t\tpg_want_signals(call, {wanted:#x}ULL);"
     if selector.posts:
-        yield f"\t\t\tpg_hit(call, {rule.serial}, {rule.number}, {number}, error);"
+        yield f"\t\t\tpg_hit(call, {rule.serial}, {rule.number}, {number});"
+    if not wanted and not selector.posts:
+        yield "\t\t\t;"
 
 
 def _tail(plan: HookPlan) -> Iterator[str]:
     """After the rules: the texts that are only reported, and the report."""
     compared = {slot for rule in plan.rules for slot in rule.compared}
+    yield "\trefused = pg_send_signals(call);"
     yield "\tif (!call->hits)"
     yield "\t\treturn 0;"
     for number, slot in enumerate(plan.slots):
@@ -148,7 +151,7 @@ def _tail(plan: HookPlan) -> Iterator[str]:
             yield from _read(plan, number, slot, "\t\t")
             yield "\t}"
     flags = "when != PG_AT_ENTRY ? PG_EVENT_DEFERRED : 0"
-    yield f"\tpg_report(call, workload, {flags}, {len(plan.rules)});"
+    yield f"\tpg_report(call, workload, {flags}, {len(plan.rules)}, refused);"
     yield "\treturn 0;"
     yield "}"
 

@@ -17,6 +17,17 @@ from agent.workload.identity import PolicyId
 
 MAX_RULES = 1024  # PG_MAX_HITS of bpf/maps/events.h: every rule of a call may hit
 MAX_SLOTS = 7  # bpf/maps/strings.h: the slot after them is the process's binary
+# System calls whose length argument is an int in their SYSCALL_DEFINE, and which one that is.
+INT_LENGTHS = {
+    "bind": {2},
+    "connect": {2},
+    "getsockopt": {4},
+    "sendto": {5},
+    "setdomainname": {1},
+    "sethostname": {1},
+    "setsockopt": {4},
+    "syslog": {2},
+}
 EXEC_PATH_ARG = {"execve": 0, "execveat": 1}
 
 
@@ -43,11 +54,16 @@ class PlacedPolicy:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Slot:
-    """One text of a call. kind: string, char_buf or fd; size_arg: which argument has a char_buf's length in bytes."""
+    """One text of a call. kind: string, char_buf or fd.
+
+    size_arg: which argument has a char_buf's length in bytes; size_bits: how many of its bits the system call looks
+    at, 32 of an int. The rest of the register is the caller's to fill with anything.
+    """
 
     index: int
     kind: str
-    size_arg: int | None = None
+    size_arg: int = -1
+    size_bits: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +121,7 @@ def plan_hooks(policies: Iterable[PlacedPolicy], syscalls: Iterable[str]) -> dic
 def _plan(syscall: str, entries: list[tuple[PlacedPolicy, int, SyscallHook]]) -> HookPlan:
     if len(entries) > MAX_RULES:
         raise PlanError(syscall, f"{len(entries)} kprobes over all policies on this call, at most {MAX_RULES}")
-    slots = sorted({slot for _, _, hook in entries for slot in map(slot_of, hook.args) if slot})
+    slots = sorted({slot for _, _, hook in entries for arg in hook.args if (slot := slot_of(hook, arg))})
     if len(slots) > MAX_SLOTS:
         raise PlanError(
             syscall, f"{len(slots)} different text arguments over all policies on this call, at most {MAX_SLOTS}"
@@ -115,10 +131,17 @@ def _plan(syscall: str, entries: list[tuple[PlacedPolicy, int, SyscallHook]]) ->
 
 
 def _rule(placed: PlacedPolicy, number: int, hook: SyscallHook, numbers: dict[Slot, int]) -> Rule:
-    texts = {arg.index: numbers[slot] for arg in hook.args if (slot := slot_of(arg))}
+    texts = {arg.index: numbers[slot] for arg in hook.args if (slot := slot_of(hook, arg))}
     types = {arg.index: arg.type for arg in hook.args}
     return Rule(placed.bit, placed.serial, number, types, texts, hook.selectors)
 
 
-def slot_of(arg: Arg) -> Slot | None:
-    return None if arg.type.is_number else Slot(arg.index, arg.type.value, arg.size_arg)
+def slot_of(hook: SyscallHook, arg: Arg) -> Slot | None:
+    """None for a number. A length that the policy declares as an int is one, whatever the table says."""
+    if arg.type.is_number:
+        return None
+    if arg.size_arg is None:
+        return Slot(arg.index, arg.type.value)
+    declared = {each.index: each.type.bits for each in hook.args if each.type.is_number}
+    bits = 32 if arg.size_arg in INT_LENGTHS.get(hook.syscall, ()) else declared.get(arg.size_arg, 64)
+    return Slot(arg.index, arg.type.value, arg.size_arg, bits)

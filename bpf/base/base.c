@@ -36,10 +36,42 @@ PG_INLINE int pg_on_v2(const struct cgroup *cgroup)
 
 PG_INLINE void pg_search_from_now(void)
 {
-	struct pg_binding *host = pg_host();
+	__u32 *search = pg_search();
 
-	if (host)
-		pg_once(host->state) = PG_HOST_SEARCH;
+	if (search)
+		pg_once(*search) = 1;
+}
+
+/* Counts one more record for a container; 0 when it has as many as it may have. */
+PG_INLINE int pg_may_nest(__u64 owner)
+{
+	__u64 one = 1, *count = pg_lookup(nested, &owner);
+
+	if (!count) {
+		long error = pg_update(nested, &owner, &one, BPF_NOEXIST);
+
+		if (error)
+			pg_failed(error);
+		return !error;
+	}
+	if (pg_once(*count) >= PG_NESTED_MAX)
+		return 0;
+	__sync_fetch_and_add(count, 1);
+	return 1;
+}
+
+PG_INLINE void pg_nest(__u64 id, struct pg_binding *record)
+{
+	long error;
+
+	if (pg_may_nest(record->owner)) {
+		error = pg_update(bindings, &id, record, BPF_NOEXIST);
+		if (!error)
+			return;
+		pg_failed(error);
+	}
+	pg_count(PG_COUNT_INHERIT_FAILED);
+	pg_search_from_now();
 }
 
 /* cgroup_mkdir(struct cgroup *cgrp, const char *path): before the directory can be entered or listed. */
@@ -49,7 +81,6 @@ int pg_cgroup_mkdir(struct bpf_raw_tracepoint_args *ctx)
 	struct cgroup_subsys_state *parent = NULL;
 	struct pg_binding *from, record = {};
 	__u64 id, parent_id;
-	long error;
 
 	if (!pg_on_v2(cgroup))
 		return 0;
@@ -62,15 +93,16 @@ int pg_cgroup_mkdir(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	id = pg_cgroup_id(cgroup);
 	record.self = id;
-	record.owner = from->owner;
-	record.workload = from->workload;
+	record.owner = pg_once(from->owner);
+	record.workload = pg_once(from->workload);
 	record.state = PG_STATE_ARMED;
-	error = pg_update(bindings, &id, &record, BPF_NOEXIST);
-	if (error) {
-		pg_failed(error);
-		pg_count(PG_COUNT_INHERIT_FAILED);
+	if (pg_once(from->self) != parent_id) {
+		/* Replaced under us: the container's own record is found by searching. */
+		pg_count(PG_COUNT_STALE_BINDING);
 		pg_search_from_now();
+		return 0;
 	}
+	pg_nest(id, &record);
 	return 0;
 }
 
@@ -78,13 +110,22 @@ int pg_cgroup_mkdir(struct bpf_raw_tracepoint_args *ctx)
 int pg_cgroup_release(struct bpf_raw_tracepoint_args *ctx)
 {
 	const struct cgroup *cgroup = (const struct cgroup *)ctx->args[0];
-	__u64 id;
+	struct pg_binding *binding;
+	__u64 id, owner = 0, *count;
 
 	if (!pg_on_v2(cgroup))
 		return 0;
 	id = pg_cgroup_id(cgroup);
+	binding = pg_lookup(bindings, &id);
+	if (!binding)
+		return 0;
+	owner = pg_once(binding->owner);
+	count = pg_lookup(nested, &owner);
+	if (owner != id && count && pg_once(*count))
+		__sync_fetch_and_add(count, -1);
 	pg_delete(bindings, &id);
 	pg_delete(arming, &id);
+	pg_delete(nested, &id);
 	return 0;
 }
 
@@ -96,15 +137,12 @@ PG_INLINE void pg_arm(void)
 
 	if (!binding)
 		return;
-	id = binding->owner;
+	id = pg_once(binding->owner);
 	init_pid = pg_lookup(arming, &id);
 	if (!init_pid || *init_pid != bpf_get_current_pid_tgid() >> 32)
 		return;
 	pg_delete(arming, &id);
 	pg_count(PG_COUNT_ARMED);
-	binding = pg_lookup(bindings, &id);
-	if (binding)
-		binding->state = PG_STATE_ARMED;
 }
 
 /*

@@ -33,7 +33,8 @@ struct pg_sys_exit {
 	__s64 ret;
 };
 
-PG_INLINE void pg_defer(const struct pg_call *call, __u64 hook)
+/* Keeps a call for its exit. Gives 0 when there is no room: then it is checked at once, with what can be read. */
+PG_INLINE int pg_defer(const struct pg_call *call, __u64 hook)
 {
 	struct pg_deferred value = {.hook = hook};
 	__u64 key = bpf_get_current_pid_tgid();
@@ -41,9 +42,13 @@ PG_INLINE void pg_defer(const struct pg_call *call, __u64 hook)
 
 	__builtin_memcpy(value.args, call->args, sizeof(value.args));
 	error = pg_update(deferred, &key, &value, BPF_ANY);
-	if (error)
+	if (error) {
 		pg_failed(error);
+		pg_count(PG_COUNT_UNREADABLE);
+		return 0;
+	}
 	pg_count(PG_COUNT_DEFERRED);
+	return 1;
 }
 
 /* Takes back what pg_defer kept for this thread on this hook point. Gives 0 when there is nothing. */
@@ -60,6 +65,8 @@ PG_INLINE int pg_resume(__u64 hook, __u64 *args)
 	pg_delete(deferred, &key);
 	return found;
 }
+
+#define PG_SIGKILL 9
 
 /* When a call is checked. */
 #define PG_AT_ENTRY 0
@@ -113,7 +120,11 @@ PG_INLINE __u64 pg_arg_u64(const struct pg_call *call, int index)
 	return call->args[index];
 }
 
-/* Gives 0, or the errno with which the kernel refused: then nothing was enforced, and the event says so. */
+PG_INLINE void pg_want_signals(struct pg_call *call, __u64 mask)
+{
+	call->signals |= mask;
+}
+
 PG_INLINE long pg_signal(__u32 signal)
 {
 	long error = bpf_send_signal(signal);
@@ -121,6 +132,28 @@ PG_INLINE long pg_signal(__u32 signal)
 	if (error) {
 		pg_failed(error);
 		pg_count(PG_COUNT_SIGNAL_FAILED);
+	}
+	return error;
+}
+
+/*
+ * Sends what the rules of a call want sent, once each: bit n for signal n + 1. SIGKILL goes alone, nothing comes after
+ * it, and the kernel can have one signal at a time under way on a processor (bpf_send_signal_common of
+ * kernel/trace/bpf_trace.c). Gives 0, or the errno with which the kernel refused: then that was not enforced, and the
+ * event says so.
+ */
+PG_INLINE long pg_send_signals(const struct pg_call *call)
+{
+	__u64 wanted = call->signals;
+	long error = 0;
+	__u32 signal;
+
+	if (wanted & (1ULL << (PG_SIGKILL - 1)))
+		return pg_signal(PG_SIGKILL);
+	for (signal = 1; signal <= 64 && wanted; signal++) {
+		if (wanted & 1)
+			error = pg_signal(signal) ?: error;
+		wanted >>= 1;
 	}
 	return error;
 }

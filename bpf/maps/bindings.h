@@ -2,12 +2,18 @@
 /*
  * bindings: HASH, cgroup id -> struct pg_binding. A container has one record; each cgroup below it has a record that
  * only names the container's (owner), written here at cgroup_mkdir. So one update changes the policies of a container
- * with all its nested cgroups, and a cgroup created at that moment cannot keep the old ones. host: ARRAY[1] of struct
- * pg_binding: every process in a cgroup without a record. Its state is PG_HOST_SEARCH once a child cgroup could not get
- * its record: from then on a miss asks the cgroups above, so a container that fills the map stays bound. arming: HASH,
- * cgroup id -> pid of the init process that the runtime holds. The entry says "pending"; its removal, at that process's
- * execve, arms the container. The binding's state is only a hint that saves the look-up: user space may write an old
- * state back with an update of the policies, and nothing is lost.
+ * with all its nested cgroups, and a cgroup created at that moment cannot keep the old ones.
+ *
+ * nested: HASH, cgroup id of a container -> how many records name it. It has PG_NESTED_MAX at most.
+ *
+ * search: ARRAY[1] of u32, 1 once a cgroup could not get its record, for that limit or for want of room: from then on a
+ * miss asks the cgroups above, so nothing is gained by filling the map.
+ *
+ * host: ARRAY[1] of struct pg_binding: every process in a cgroup without a record.
+ *
+ * arming: HASH, cgroup id -> pid of the init process that the runtime holds. The entry says "pending"; its removal, at
+ * that process's execve, arms the container. The binding's state is only a hint that saves the look-up: user space may
+ * write an old state back with an update of the policies, and nothing is lost. Programs never write into a record.
  */
 #ifndef PG_MAPS_BINDINGS_H
 #define PG_MAPS_BINDINGS_H
@@ -16,15 +22,19 @@
 #include "maps/counters.h"
 
 #define PG_POLICY_WORDS 16
-
 #define PG_CGROUP_LEVELS 16
+#define PG_NESTED_MAX 1024
 
-enum pg_binding_state { PG_STATE_PENDING = 1, PG_STATE_ARMED = 2, PG_HOST_SEARCH = 3 };
+enum pg_binding_state { PG_STATE_PENDING = 1, PG_STATE_ARMED = 2 };
 
+/*
+ * self is the record's own key, and stands where a copy begins: an element that was recycled for another key under a
+ * reader gives itself away to one that looks at self last.
+ */
 struct pg_binding {
+	__u64 self;
+	__u64 owner;			 /* key of the record that holds the policies; self for a container */
 	__u64 policies[PG_POLICY_WORDS]; /* bit n: policy n selects this workload */
-	__u64 self;  /* the record's own key: an element that was recycled under a reader gives itself away */
-	__u64 owner; /* key of the record that holds the policies; self for a container */
 	__u32 workload;
 	__u32 state;
 	__u32 init_pid;
@@ -39,22 +49,25 @@ PG_INLINE struct pg_binding *pg_host(void)
 	return pg_lookup(host, &zero);
 }
 
+PG_INLINE __u32 *pg_search(void)
+{
+	__u32 zero = 0;
+
+	return pg_lookup(search, &zero);
+}
+
 /*
  * True while the container's setup runs: its init process has not called execve for the entrypoint yet. On a hook point
  * of execve itself the init process's own call is the entrypoint's, and is the container's already.
  */
-PG_INLINE int pg_pending(struct pg_binding *binding, __u64 id, int exec_hook)
+PG_INLINE int pg_pending(const struct pg_binding *binding, __u64 id, int exec_hook)
 {
 	__u32 *init_pid;
 
 	if (pg_once(binding->state) != PG_STATE_PENDING)
 		return 0;
 	init_pid = pg_lookup(arming, &id);
-	if (!init_pid) {
-		binding->state = PG_STATE_ARMED;
-		return 0;
-	}
-	return !(exec_hook && *init_pid == bpf_get_current_pid_tgid() >> 32);
+	return init_pid && !(exec_hook && *init_pid == bpf_get_current_pid_tgid() >> 32);
 }
 
 /* The nearest cgroup above the current one that has a record. */
@@ -77,28 +90,45 @@ PG_INLINE struct pg_binding *pg_above(__u64 *id)
 	return nearest;
 }
 
-/* The record whose policies apply to the current process, and its key (0 for the host's). */
+/* The record of the current process's cgroup, or of one above it, and its key. */
+PG_INLINE struct pg_binding *pg_own_record(__u64 *id)
+{
+	struct pg_binding *binding;
+	__u32 *search;
+
+	*id = bpf_get_current_cgroup_id();
+	binding = pg_lookup(bindings, id);
+	if (binding)
+		return binding;
+	search = pg_search();
+	return search && *search ? pg_above(id) : NULL;
+}
+
+/*
+ * The record whose policies apply to the current process, and its key (0 for the host's). NULL when the record changed
+ * under the reader: look again.
+ */
 PG_INLINE struct pg_binding *pg_subject(__u64 *key, int exec_hook)
 {
-	__u64 id = bpf_get_current_cgroup_id();
-	struct pg_binding *binding = pg_lookup(bindings, &id), *host = pg_host();
+	__u64 id, owner;
+	struct pg_binding *binding = pg_own_record(&id);
 
 	*key = 0;
-	if (!binding && host && host->state == PG_HOST_SEARCH)
-		binding = pg_above(&id);
 	if (!binding)
-		return host;
-	if (binding->owner != id) {
-		id = binding->owner;
-		binding = pg_lookup(bindings, &id);
+		return pg_host();
+	owner = pg_once(binding->owner);
+	if (pg_once(binding->self) != id)
+		return NULL;
+	if (owner != id) {
+		binding = pg_lookup(bindings, &owner);
 		if (!binding) {
 			pg_count(PG_COUNT_ORPHAN);
-			return host;
+			return pg_host();
 		}
 	}
-	if (pg_pending(binding, id, exec_hook))
-		return host;
-	*key = id;
+	if (pg_pending(binding, owner, exec_hook))
+		return pg_host();
+	*key = owner;
 	return binding;
 }
 
@@ -113,10 +143,10 @@ PG_INLINE int pg_select(__u64 *p, __u32 *workload, __u32 words, int exec_hook)
 	int attempt, word;
 	__u64 key;
 
-	for (attempt = 0; attempt < 2; attempt++) {
+	for (attempt = 0; attempt < 3; attempt++) {
 		binding = pg_subject(&key, exec_hook);
 		if (!binding)
-			return 0;
+			continue;
 #pragma unroll
 		for (word = 0; word < PG_POLICY_WORDS; word++)
 			if (words & (1u << word))

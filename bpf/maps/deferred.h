@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * deferred: LRU_HASH, pid_tgid -> struct pg_deferred: calls that are checked at their exit.
- * exec_text: LRU_HASH, pid_tgid -> struct pg_exec_text: the path of such an execve, as the kernel copied it.
+ * deferred: HASH, pid_tgid -> struct pg_deferred: calls that are checked at their exit.
+ * exec_text: HASH, pid_tgid -> struct pg_exec_text: the path of such an execve, as the kernel copied it.
+ * An entry whose thread died before the exit is taken out by the agent.
  */
 #ifndef PG_MAPS_DEFERRED_H
 #define PG_MAPS_DEFERRED_H

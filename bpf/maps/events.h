@@ -31,19 +31,18 @@ struct pg_hit {
 	__u32 policy; /* the agent's serial number of it: never used again */
 	__u16 rule;
 	__u16 selector;
-	__s32 error; /* of bpf_send_signal */
-	__u32 reserved;
 };
-_Static_assert(sizeof(struct pg_hit) == 16, "hit");
+_Static_assert(sizeof(struct pg_hit) == 8, "hit");
 
 struct pg_call {
 	__u64 args[6];
 	__u32 hits;
 	__u32 slots; /* bit n: string slot n was filled for this call */
 	__u8 slot_id[PG_EVENT_SLOTS];
+	__u64 signals; /* bit n: a rule wants signal n + 1 sent */
 	struct pg_hit hit[PG_MAX_HITS];
 };
-_Static_assert(sizeof(struct pg_call) == 64 + 16 * PG_MAX_HITS, "call value");
+_Static_assert(sizeof(struct pg_call) == 72 + 8 * PG_MAX_HITS, "call value");
 
 struct pg_event {
 	__u32 size; /* of the record, all strings included */
@@ -59,7 +58,7 @@ struct pg_event {
 	__u32 policy;
 	__u16 rule;
 	__u16 selector;
-	__s32 error;
+	__s32 error; /* of the call's signals */
 	__u32 reserved;
 	char comm[16];
 	__u16 len[PG_EVENT_SLOTS]; /* of each slot's text in data, in order; PG_SLOT_ABSENT */
@@ -84,6 +83,7 @@ PG_INLINE struct pg_call *pg_call(const __u64 *args)
 	call->args[5] = args[5];
 	call->hits = 0;
 	call->slots = 0;
+	call->signals = 0;
 	return call;
 }
 
@@ -94,7 +94,7 @@ PG_INLINE void pg_filled(struct pg_call *call, __u32 slot, __u8 id)
 	call->slot_id[slot] = id;
 }
 
-PG_INLINE void pg_hit(struct pg_call *call, __u32 policy, __u16 rule, __u16 selector, long error)
+PG_INLINE void pg_hit(struct pg_call *call, __u32 policy, __u16 rule, __u16 selector)
 {
 	__u32 n = call->hits;
 	struct pg_hit *hit;
@@ -105,7 +105,6 @@ PG_INLINE void pg_hit(struct pg_call *call, __u32 policy, __u16 rule, __u16 sele
 	hit->policy = policy;
 	hit->rule = rule;
 	hit->selector = selector;
-	hit->error = (__s32)error;
 }
 
 PG_INLINE void pg_event_slot(struct pg_event *event, struct pg_call *call, __u32 slot)
@@ -152,7 +151,7 @@ PG_INLINE void pg_event_head(struct pg_event *event, struct pg_call *call, __u32
 }
 
 /* Sends one record for each hit; rules: how many the hook point has, a constant that bounds the loop. */
-PG_INLINE void pg_report(struct pg_call *call, __u32 workload, __u16 flags, __u32 rules)
+PG_INLINE void pg_report(struct pg_call *call, __u32 workload, __u16 flags, __u32 rules, long error)
 {
 	__u32 zero = 0, i, hits = call->hits, size;
 	struct pg_event *event = pg_lookup(record, &zero);
@@ -165,6 +164,7 @@ PG_INLINE void pg_report(struct pg_call *call, __u32 workload, __u16 flags, __u3
 	pg_event_head(event, call, workload, flags);
 	for (i = 0; i < PG_EVENT_SLOTS; i++)
 		pg_event_slot(event, call, i);
+	event->error = (__s32)error;
 	size = event->size;
 	pg_opaque(size);
 	size &= 0x7fff;
@@ -174,7 +174,6 @@ PG_INLINE void pg_report(struct pg_call *call, __u32 workload, __u16 flags, __u3
 		event->policy = call->hit[i].policy;
 		event->rule = call->hit[i].rule;
 		event->selector = call->hit[i].selector;
-		event->error = call->hit[i].error;
 		if (bpf_ringbuf_output(pg_map(events), event, size, 0))
 			pg_count(PG_COUNT_EVENTS_LOST);
 	}

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15rthook/api/hook.proto\x12\x0fpodgate.hook.v1\"\xbd\x02\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08pod_name\x18\x03 \x01(\t\x12\x15\n\rpod_namespace\x18\x04 \x01(\t\x12\x0f\n\x07pod_uid\x18\x05 \x01(\t\x12=\n\npod_labels\x18\x06 \x03(\x0b\x32).podgate.hook.v1.Container.PodLabelsEntry\x12\x14\n\x0c\x63groups_path\x18\x07 \x01(\t\x12\x0b\n\x03pid\x18\x08 \x01(\r\x12\r\n\x05image\x18\t \x01(\t\x12\x12\n\nsandbox_id\x18\n \x01(\t\x12%\n\x05phase\x18\x0b \x01(\x0e\x32\x16.podgate.hook.v1.Phase\x1a\x30\n\x0ePodLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"<\n\x0b\x42indRequest\x12-\n\tcontainer\x18\x01 \x01(\x0b\x32\x1a.podgate.hook.v1.Container\"Y\n\x0c\x42indResponse\x12\x11\n\tcgroup_id\x18\x01 \x01(\x04\x12\x13\n\x0bworkload_id\x18\x02 \x01(\r\x12\x10\n\x08policies\x18\x03 \x01(\r\x12\x0f\n\x07\x62ind_us\x18\x04 \x01(\r\"%\n\rUnbindRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"#\n\x0eUnbindResponse\x12\x11\n\twas_bound\x18\x01 \x01(\x08\"D\n\x12SynchronizeRequest\x12.\n\ncontainers\x18\x01 \x03(\x0b\x32\x1a.podgate.hook.v1.Container\"/\n\x07Refusal\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"b\n\x13SynchronizeResponse\x12\r\n\x05\x62ound\x18\x01 \x01(\r\x12\x11\n\tforgotten\x18\x02 \x01(\r\x12)\n\x07refused\x18\x03 \x03(\x0b\x32\x18.podgate.hook.v1.Refusal*A\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n\nPHASE_HELD\x10\x01\x12\x11\n\rPHASE_RUNNING\x10\x02\x32\xf7\x01\n\x0bRuntimeHook\x12\x43\n\x04\x42ind\x12\x1c.podgate.hook.v1.BindRequest\x1a\x1d.podgate.hook.v1.BindResponse\x12I\n\x06Unbind\x12\x1e.podgate.hook.v1.UnbindRequest\x1a\x1f.podgate.hook.v1.UnbindResponse\x12X\n\x0bSynchronize\x12#.podgate.hook.v1.SynchronizeRequest\x1a$.podgate.hook.v1.SynchronizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15rthook/api/hook.proto\x12\x0fpodgate.hook.v1\"\xbd\x02\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08pod_name\x18\x03 \x01(\t\x12\x15\n\rpod_namespace\x18\x04 \x01(\t\x12\x0f\n\x07pod_uid\x18\x05 \x01(\t\x12=\n\npod_labels\x18\x06 \x03(\x0b\x32).podgate.hook.v1.Container.PodLabelsEntry\x12\x14\n\x0c\x63groups_path\x18\x07 \x01(\t\x12\x0b\n\x03pid\x18\x08 \x01(\r\x12\r\n\x05image\x18\t \x01(\t\x12\x12\n\nsandbox_id\x18\n \x01(\t\x12%\n\x05phase\x18\x0b \x01(\x0e\x32\x16.podgate.hook.v1.Phase\x1a\x30\n\x0ePodLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"<\n\x0b\x42indRequest\x12-\n\tcontainer\x18\x01 \x01(\x0b\x32\x1a.podgate.hook.v1.Container\"Y\n\x0c\x42indResponse\x12\x11\n\tcgroup_id\x18\x01 \x01(\x04\x12\x13\n\x0bworkload_id\x18\x02 \x01(\r\x12\x10\n\x08policies\x18\x03 \x01(\r\x12\x0f\n\x07\x62ind_us\x18\x04 \x01(\r\"%\n\rUnbindRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"#\n\x0eUnbindResponse\x12\x11\n\twas_bound\x18\x01 \x01(\x08\"R\n\x12SynchronizeRequest\x12.\n\ncontainers\x18\x01 \x03(\x0b\x32\x1a.podgate.hook.v1.Container\x12\x0c\n\x04keep\x18\x02 \x03(\t\"/\n\x07Refusal\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"b\n\x13SynchronizeResponse\x12\r\n\x05\x62ound\x18\x01 \x01(\r\x12\x11\n\tforgotten\x18\x02 \x01(\r\x12)\n\x07refused\x18\x03 \x03(\x0b\x32\x18.podgate.hook.v1.Refusal*A\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n\nPHASE_HELD\x10\x01\x12\x11\n\rPHASE_RUNNING\x10\x02\x32\xf7\x01\n\x0bRuntimeHook\x12\x43\n\x04\x42ind\x12\x1c.podgate.hook.v1.BindRequest\x1a\x1d.podgate.hook.v1.BindResponse\x12I\n\x06Unbind\x12\x1e.podgate.hook.v1.UnbindRequest\x1a\x1f.podgate.hook.v1.UnbindResponse\x12X\n\x0bSynchronize\x12#.podgate.hook.v1.SynchronizeRequest\x1a$.podgate.hook.v1.SynchronizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONTAINER_PODLABELSENTRY']._loaded_options = None
   _globals['_CONTAINER_PODLABELSENTRY']._serialized_options = b'8\001'
-  _globals['_PHASE']._serialized_start=810
-  _globals['_PHASE']._serialized_end=875
+  _globals['_PHASE']._serialized_start=824
+  _globals['_PHASE']._serialized_end=889
   _globals['_CONTAINER']._serialized_start=43
   _globals['_CONTAINER']._serialized_end=360
   _globals['_CONTAINER_PODLABELSENTRY']._serialized_start=312
@@ -49,11 +49,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNBINDRESPONSE']._serialized_start=554
   _globals['_UNBINDRESPONSE']._serialized_end=589
   _globals['_SYNCHRONIZEREQUEST']._serialized_start=591
-  _globals['_SYNCHRONIZEREQUEST']._serialized_end=659
-  _globals['_REFUSAL']._serialized_start=661
-  _globals['_REFUSAL']._serialized_end=708
-  _globals['_SYNCHRONIZERESPONSE']._serialized_start=710
-  _globals['_SYNCHRONIZERESPONSE']._serialized_end=808
-  _globals['_RUNTIMEHOOK']._serialized_start=878
-  _globals['_RUNTIMEHOOK']._serialized_end=1125
+  _globals['_SYNCHRONIZEREQUEST']._serialized_end=673
+  _globals['_REFUSAL']._serialized_start=675
+  _globals['_REFUSAL']._serialized_end=722
+  _globals['_SYNCHRONIZERESPONSE']._serialized_start=724
+  _globals['_SYNCHRONIZERESPONSE']._serialized_end=822
+  _globals['_RUNTIMEHOOK']._serialized_start=892
+  _globals['_RUNTIMEHOOK']._serialized_end=1139
 # @@protoc_insertion_point(module_scope)

@@ -82,10 +82,12 @@ class UnbindResponse(_message.Message):
     def __init__(self, was_bound: _Optional[bool] = ...) -> None: ...
 
 class SynchronizeRequest(_message.Message):
-    __slots__ = ("containers",)
+    __slots__ = ("containers", "keep")
     CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     containers: _containers.RepeatedCompositeFieldContainer[Container]
-    def __init__(self, containers: _Optional[_Iterable[_Union[Container, _Mapping[str, _Any]]]] = ...) -> None: ...
+    keep: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, containers: _Optional[_Iterable[_Union[Container, _Mapping[str, _Any]]]] = ..., keep: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("container_id", "reason")

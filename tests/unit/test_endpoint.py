@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from agent.policy.reader import parse_policies
 from agent.workload.identity import CgroupId, ContainerId, PolicyId, WorkloadId
 from nri_plugin.ttrpc import Code
 from rthook.api import hook_pb2
+from tests.support.wait import wait_until
 from tests.support.workload import Identity, message
 
 _JUNK = b"\xff\xff\xff"
@@ -46,19 +48,33 @@ class _Gate:
     starts: list[Start] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     refuse: dict[str, Reason] = field(default_factory=dict)
+    nested: list[bool] = field(default_factory=list)
+    linked: int = 0
+    retained_since: int = 0
+    marks: int = 0
+    late: Callable[[], object] = str
 
-    def bind(self, start: Start) -> Bound:
+    def bind(self, start: Start, *, nested: bool = True) -> Bound:
         container = start.identity.container_id
+        self.late()
         if container in self.refuse:
             raise HookError(self.refuse[container], f"container {container}: no")
         self.starts.append(start)
+        self.nested.append(nested)
         return Bound(CgroupId(1 << 40), WorkloadId(2), 3, 4)
+
+    def mark(self) -> int:
+        self.marks += 1
+        return 70 + self.marks
+
+    def link_nested(self) -> None:
+        self.linked += 1
 
     def unbind(self, container: ContainerId) -> bool:
         return container == "c1"
 
-    def retain(self, containers: Iterable[ContainerId]) -> int:
-        self.kept = list(containers)
+    def retain(self, containers: Iterable[ContainerId], mark: int) -> int:
+        self.kept, self.retained_since = list(containers), mark
         return 5
 
 
@@ -190,6 +206,37 @@ def test_synchronize_binds_what_it_can_and_names_the_rest(hook: _Hook) -> None:
     ]
     assert hook.gate.outcomes == {"unidentified": 1}
     assert {"c1", "c4"} <= set(hook.gate.kept)
+    assert (hook.gate.nested, hook.gate.linked) == ([False, False], 1)
+
+
+def test_what_started_since_a_synchronize_began_is_not_forgotten_by_it(hook: _Hook) -> None:
+    hook.synchronize(_container())
+    assert hook.gate.retained_since == 71
+
+
+def test_containers_that_cannot_be_described_are_kept(hook: _Hook) -> None:
+    request = hook_pb2.SynchronizeRequest(containers=[_container()], keep=["c8"])
+    hook.endpoint.call("Synchronize", request.SerializeToString())
+    assert hook.gate.kept == ["c1", "c8"]
+
+
+def test_a_newer_list_ends_an_older_one(hook: _Hook) -> None:
+    """The caller of the older one has given up: it must not forget what the newer one names."""
+    newer: list[threading.Thread] = []
+
+    def ask_again() -> None:
+        if not newer:
+            newer.append(threading.Thread(target=hook.synchronize, args=(_container(id="c3"),)))
+            newer[0].start()
+            wait_until(lambda: hook.endpoint.lists == 2, 5.0, "the second list")
+
+    hook.gate.late = ask_again
+    request = hook_pb2.SynchronizeRequest(containers=[_container(), _container(id="c2")])
+    code, _ = _refusal(lambda: hook.endpoint.call("Synchronize", request.SerializeToString()))
+    newer[0].join(5.0)
+    assert code is Code.ABORTED
+    assert [start.identity.container_id for start in hook.gate.starts] == ["c1", "c3"]
+    assert hook.gate.kept == ["c3"]
 
 
 def test_an_empty_synchronize_forgets_everything(hook: _Hook) -> None:

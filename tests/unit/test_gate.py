@@ -238,10 +238,40 @@ def test_a_kernel_that_refuses_leaves_the_container_unknown(node: _Node) -> None
     assert node.bind(7).workload == 2  # an id is never given out twice
 
 
-def test_nested_cgroups_that_cannot_be_linked_are_a_refusal(node: _Node) -> None:
+def test_nested_cgroups_that_cannot_be_linked_are_tried_again(node: _Node) -> None:
     node.kernel.fail = {"inherit"}
+    node.bind(7, held=False)
+    assert node.gate.outcomes == {"bound": 1, "nested_failed": 1}
+    node.sweep()
+    node.kernel.fail = set()
+    node.sweep()
+    assert node.kernel.nested == [(7, 1, _ROOT / "pods/7")]
+
+
+def test_nested_cgroups_can_be_left_for_later(node: _Node) -> None:
+    node.gate.bind(node.start(7, held=False), nested=False)
+    assert node.kernel.nested == []
+    node.gate.link_nested()
+    assert node.kernel.nested == [(7, 1, _ROOT / "pods/7")]
+
+
+def test_a_container_announced_since_the_mark_is_not_forgotten(node: _Node) -> None:
+    node.bind(1)
+    mark = node.gate.mark()
+    node.bind(2)
+    assert node.gate.retain([], mark) == 1
+    assert node.known() == ["c2"]
+
+
+def test_a_known_container_that_cannot_be_written_keeps_its_record(node: _Node) -> None:
+    node.bind(7, held=False)
+    node.kernel.fail = {"bind"}
     assert node.refused(node.start(7, held=False)) is Reason.KERNEL
-    assert node.gate.outcomes == {"kernel": 1}
+    assert (node.known(), set(node.kernel.records)) == (["c7"], {7})
+    node.kernel.fail = set()
+    node.log.clear()
+    node.sweep()
+    assert "rewrite 7" in node.log
 
 
 def test_a_container_that_is_announced_again_keeps_its_workload(node: _Node) -> None:
@@ -284,7 +314,7 @@ def test_a_full_list_forgets_the_others(node: _Node) -> None:
     for number in (1, 2, 3):
         node.bind(number)
     assert not node.gate.synchronized
-    assert node.gate.retain([ContainerId("c2"), ContainerId("c9")]) == 2
+    assert node.gate.retain([ContainerId("c2"), ContainerId("c9")], node.gate.mark()) == 2
     assert (node.known(), set(node.kernel.records), node.gate.synchronized) == (["c2"], {2}, True)
 
 

@@ -54,7 +54,7 @@ EVENT_FIELDS = (
     *("size", "kind", "flags", "time", "cgroup", "args", "pid", "tid", "uid", "workload", "policy", "rule", "selector"),
     *("error", "reserved", "comm", "len", "slot_flags", "slot_id"),
 )
-BINDING_FIELDS = ("policies", "self", "owner", "workload", "state", "init_pid", "reserved")
+BINDING_FIELDS = ("self", "owner", "policies", "workload", "state", "init_pid", "reserved")
 STRUCTS = (
     "pg_binding",
     "pg_string",
@@ -140,7 +140,7 @@ def test_event_header_is_the_c_structure(compiled: dict[str, int]) -> None:
 
 def test_binding_is_the_c_structure(compiled: dict[str, int]) -> None:
     wanted = [compiled[f"offsetof(struct pg_binding, {name})"] for name in BINDING_FIELDS]
-    assert offsets(layout.BINDING, (16, 1, 1, 1, 1, 1, 1)) == wanted
+    assert offsets(layout.BINDING, (1, 1, 16, 1, 1, 1, 1)) == wanted
     assert layout.BINDING.size == compiled["sizeof(struct pg_binding)"]
     assert compiled["PG_POLICY_WORDS"] == layout.POLICY_WORDS
 

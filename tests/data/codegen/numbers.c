@@ -3,7 +3,7 @@ PG_INLINE int pg_rules_lseek(const __u64 *args, int when)
 	__u64 p[PG_POLICY_WORDS] = {};
 	struct pg_call *call;
 	__u32 workload = 0;
-	long error;
+	long error, refused;
 
 	if (!pg_select(p, &workload, 0x1, 0))
 		return 0;
@@ -14,20 +14,18 @@ PG_INLINE int pg_rules_lseek(const __u64 *args, int when)
 		return 0;
 	if (p[0] & 0x1ULL) {
 		if ((!((pg_arg_s32(call, 0) == 1LL) || (pg_arg_s32(call, 0) == 2LL))) && ((pg_arg_s64(call, 1) > (-9223372036854775807LL - 1)))) {
-			error = 0;
-			error = pg_signal(10) ?: error;
-			pg_hit(call, 100, 0, 0, error);
+			pg_want_signals(call, 0x200ULL);
+			pg_hit(call, 100, 0, 0);
 		} else if (((pg_arg_u32(call, 2) & 6ULL) || (pg_arg_u32(call, 2) & 1ULL)) && ((pg_arg_s64(call, 1) < 5LL))) {
-			error = 0;
-			error = pg_signal(9) ?: error;
+			pg_want_signals(call, 0x100ULL);
 		} else if (1) {
-			error = 0;
-			pg_hit(call, 100, 0, 2, error);
+			pg_hit(call, 100, 0, 2);
 		}
 	}
+	refused = pg_send_signals(call);
 	if (!call->hits)
 		return 0;
-	pg_report(call, workload, when != PG_AT_ENTRY ? PG_EVENT_DEFERRED : 0, 1);
+	pg_report(call, workload, when != PG_AT_ENTRY ? PG_EVENT_DEFERRED : 0, 1, refused);
 	return 0;
 }
 

@@ -3,7 +3,7 @@ PG_INLINE int pg_rules_access(const __u64 *args, int when)
 	__u64 p[PG_POLICY_WORDS] = {};
 	struct pg_call *call;
 	__u32 workload = 0;
-	long error;
+	long error, refused;
 	struct pg_string *s0 = pg_string(0);
 
 	if (!pg_select(p, &workload, 0x1, 0))
@@ -15,16 +15,16 @@ PG_INLINE int pg_rules_access(const __u64 *args, int when)
 		return 0;
 	if (p[0] & 0x1ULL) {
 		if (((pg_arg_s32(call, 1) == 4LL))) {
-			error = 0;
-			error = pg_signal(9) ?: error;
-			pg_hit(call, 100, 0, 0, error);
+			pg_want_signals(call, 0x100ULL);
+			pg_hit(call, 100, 0, 0);
 		}
 	}
+	refused = pg_send_signals(call);
 	if (!call->hits)
 		return 0;
 	error = pg_read_user_string(s0, call->args[0]);
 	pg_filled(call, 0, PG_TEXT_STRING | 0);
-	pg_report(call, workload, when != PG_AT_ENTRY ? PG_EVENT_DEFERRED : 0, 1);
+	pg_report(call, workload, when != PG_AT_ENTRY ? PG_EVENT_DEFERRED : 0, 1, refused);
 	return 0;
 }
 

@@ -79,6 +79,7 @@ class Agent:
         self._mounted_bpffs = False
         self._mounted_tracefs = False
         self._found_previous = False
+        self._lost = self._missed = self._sweeps = 0
         self._lock_file = -1
 
     def run(self, stop: threading.Event) -> None:
@@ -157,9 +158,6 @@ class Agent:
 
     def _start_events(self) -> None:
         self._cpus = possible_cpus()
-        self._lost = 0
-        self._missed = 0
-        self._sweeps = 0
         listener = listen(self._config.run_dir / "events.sock")
         ring = Ring(self._maps.fileno("events"), self._config.ring_bytes)
         self._feed = Feed(ring, listener, self._snapshot)

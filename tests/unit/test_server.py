@@ -24,10 +24,12 @@ class _Service:
     """Answers with what it was asked; some methods go wrong."""
 
     def __init__(self) -> None:
+        self.methods: list[str] = []
         self.threads: set[int] = set()
         self.free = threading.Event()
 
     def call(self, method: str, payload: bytes) -> bytes:
+        self.methods.append(method)
         self.threads.add(threading.get_ident())
         if method == "Refuse":
             raise CallError(Code.FAILED_PRECONDITION, "not now")
@@ -200,6 +202,30 @@ def test_one_connection_too_many_is_closed_and_the_others_go_on(stage: _Stage) -
             return False
 
     assert wait_until(served, _DEADLINE_S, "to be served again")
+
+
+def test_what_a_caller_asked_before_it_hung_up_is_not_done(stage: _Stage) -> None:
+    """Its container has started without us: binding it as held now would unguard it."""
+    client = stage.connect()
+    client.send("Wait")
+    client.send("Bind")
+    wait_until(lambda: stage.service.methods == ["Wait"], _DEADLINE_S, "the first request")
+    client.channel.close()
+    stage.service.free.set()
+    wait_until(lambda: not stage.server._open, _DEADLINE_S, "the connection to end")
+    assert stage.service.methods == ["Wait"]
+
+
+def test_a_connection_without_a_thread_is_closed_and_the_next_one_served(
+    stage: _Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", refuse)
+        assert stage.connect().is_closed()
+    assert stage.connect().call("Echo", b"x") == b"x"
 
 
 def test_stopping_closes_every_connection(stage: _Stage) -> None:

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's housekeeping: one part that fails ends neither the others nor the agent."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from agent.app import Agent, Config
+
+
+def test_housekeeping_goes_on_past_a_step_that_fails(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    """A defect in it must not take enforcement down with it."""
+    agent = Agent(Config())
+    done: list[str] = []
+
+    class Feed:
+        def check(self) -> None:
+            done.append("feed")
+
+    def fail() -> None:
+        raise KeyError("a defect")
+
+    agent._feed = Feed()  # type: ignore[assignment]
+    monkeypatch.setattr(agent, "_release_previous", fail)
+    monkeypatch.setattr(agent, "_sweep_gate", lambda: done.append("gate"))
+    monkeypatch.setattr(agent, "_report_losses", lambda: done.append("losses"))
+    monkeypatch.setattr(logging.getLogger("podgate"), "propagate", True)
+    with caplog.at_level(logging.ERROR, logger="podgate.agent"):
+        agent._sweep()
+    assert done == ["gate", "feed", "losses"]
+    assert [record.getMessage() for record in caplog.records] == ["housekeeping failed"]

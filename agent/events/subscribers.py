@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from agent.events.encoder import encode_line
 
 MAX_SUBSCRIBERS = 32  # each can hold MAX_BACKLOG
-MAX_BACKLOG = 4 << 20
+MAX_BACKLOG = 2 << 20
 
 
 @dataclass(slots=True)

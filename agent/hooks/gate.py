@@ -112,7 +112,7 @@ class Gate:
         with self._lock:
             workload, policies, siblings = self._write(start, cgroup)
         if siblings:
-            self._rewrite(siblings)
+            self._rewrite_siblings(siblings)
         if start.held:
             self._check_alive(start, cgroup)
         if nested:
@@ -121,7 +121,7 @@ class Gate:
 
     def _write(self, start: Start, cgroup: ProcessCgroup) -> tuple[WorkloadId, int, tuple[CgroupId, ...]]:
         container = start.identity.container_id
-        known = self._registry.record(container) is not None
+        before = self._registry.record(container)
         holder = self._registry.record_at(cgroup.id)
         try:
             added = self._registry.add_container(start.identity, cgroup.id, start.pid, not start.held)
@@ -135,7 +135,7 @@ class Gate:
         try:
             self._apply(added.operations)
         except KernelError as error:
-            if known:
+            if before and before.cgroup == cgroup.id:
                 self._unwritten.add(cgroup.id)  # what guards it stays, and is written again by the housekeeping
             else:
                 self._give_up(container)
@@ -255,6 +255,13 @@ class Gate:
         if failed:
             raise failed
         return written
+
+    def _rewrite_siblings(self, cgroups: tuple[CgroupId, ...]) -> None:
+        """A pod's labels have changed for its other containers. The one that starts does not wait for a second try."""
+        try:
+            self._rewrite(cgroups)
+        except KernelError:
+            self.outcomes["not_written"] += 1
 
     def _rewrite_one(self, cgroup: CgroupId) -> bool:
         binding = self._registry.binding(cgroup)

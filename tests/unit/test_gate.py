@@ -480,3 +480,15 @@ def test_binds_and_selections_from_many_threads_end_in_the_right_bits(node: _Nod
     left = 1 << 129 | 1 << 229
     assert node.bits() == {n: left if n % 2 else 0 for n in range(1, 201)}
     assert node.kernel.host == 0
+
+
+def test_a_sibling_that_cannot_be_written_does_not_stop_a_start(node: _Node) -> None:
+    """It is written with the next housekeeping."""
+    node.select((1, _WEB))
+    node.gate.bind(node.start(1, pod="shared", app="db"))
+    node.kernel.fail = {"rewrite"}
+    node.gate.bind(node.start(2, pod="shared", app="web"))
+    assert (node.gate.outcomes, node.bits()) == ({"bound": 2, "not_written": 1}, {1: 0, 2: 2})
+    node.kernel.fail = set()
+    node.sweep()
+    assert node.bits() == {1: 2, 2: 2}

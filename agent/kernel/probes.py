@@ -133,18 +133,24 @@ def _try_raw_tracepoint() -> None:
 
 def _try_tracepoint() -> None:
     private = Path(tempfile.mkdtemp(prefix="podgate-probe-"))
-    tracefs, mounted = ensure_tracefs(private)
     try:
-        identifier = Tracepoints(tracefs).event_id("lseek", Side.ENTER)
-        with (
-            bpf.load_program(bpf.ProgType.TRACEPOINT, _RETURN_0, "pg_probe") as program,
-            bpf.open_tracepoint_event(identifier) as event,
-        ):
-            bpf.link_perf_event(program.fileno(), event).close()
+        tracefs, mounted = ensure_tracefs(private)
+        try:
+            _attach_to_lseek(tracefs)
+        finally:
+            if mounted:
+                unmount(tracefs)
     finally:
-        if mounted:
-            unmount(tracefs)
         private.rmdir()
+
+
+def _attach_to_lseek(tracefs: Path) -> None:
+    identifier = Tracepoints(tracefs).event_id("lseek", Side.ENTER)
+    with (
+        bpf.load_program(bpf.ProgType.TRACEPOINT, _RETURN_0, "pg_probe") as program,
+        bpf.open_tracepoint_event(identifier) as event,
+    ):
+        bpf.link_perf_event(program.fileno(), event).close()
 
 
 def _try_signal() -> None:

@@ -142,10 +142,11 @@ def test_ring_that_is_no_power_of_two_is_a_usage_error(run_dir: Path) -> None:
 def test_stop_leaves_nothing(run_dir: Path) -> None:
     """Mounts are looked at from inside of the agent's mount namespace, in which it had to mount both file systems."""
     pins = Path("/sys/fs/bpf") / unique_name("pin")
+    count = f"grep -cE ' ({run_dir}/tracing|/sys/fs/bpf) .* - (bpf|tracefs) '"
     script = f"""{UNMOUNT}
     while umount /sys/kernel/tracing 2>/dev/null; do :; done
-    "$@" >&2 & agent=$!; echo $agent; read line; grep -cE ' - (bpf|tracefs) ' /proc/self/mountinfo
-    kill $agent; wait $agent; echo $?; grep -cE ' - (bpf|tracefs) ' /proc/self/mountinfo"""
+    "$@" >&2 & agent=$!; echo $agent; read line; {count} /proc/self/mountinfo
+    kill $agent; wait $agent; echo $?; {count} /proc/self/mountinfo"""
     words = [
         command("podgate-agent"),
         "--run-dir",

@@ -53,7 +53,8 @@ class _Stage:
 
     def heard(self, pid: int | None = None) -> list[dict[str, Any]]:
         path = self.folder / f"heard.{pid or self.feed.pid}"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+        return [json.loads(line) for line in whole.splitlines()]
 
     def await_heard(self, count: int) -> list[dict[str, Any]]:
         wait_until(lambda: len(self.heard()) >= count, 20.0, f"{count} messages")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from tests.container.stage import (
     unified_root,
 )
 from tests.support import system
-from tests.support.agent import AgentProcess, EventReader, PluginProcess
+from tests.support.agent import EventReader, PluginProcess
 from tests.support.cri import Container, ContainerSpec, Pod, State
 from tests.support.node import Node, NodeOptions
 from tests.support.wait import wait_until
@@ -48,32 +47,6 @@ STANDING = join_policies(
 STOPPED = (KILLED, "")
 FREE = (0, NOT_STOPPED)
 SYS_OPENAT = "257"
-
-
-@pytest.fixture(scope="module")
-def agent() -> Iterator[AgentProcess]:
-    with AgentProcess() as running:
-        running.add(STANDING)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def plugin(node: Node, agent: AgentProcess) -> Iterator[PluginProcess]:
-    with PluginProcess(agent, node.nri_socket) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def events(agent: AgentProcess) -> Iterator[EventReader]:
-    with EventReader(agent.run_dir) as reader:
-        yield reader
-
-
-@pytest.fixture
-def stage(node: Node, agent: AgentProcess, plugin: PluginProcess) -> Iterator[Stage]:  # noqa: ARG001 - it has to run
-    running = Stage(node, agent)
-    yield running
-    running.clear()
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.container.stage import KILLED, SLEEP, TOOLS, VIOLATE, Pods, Stage, join_policies, kill_at, policy_text
-from tests.support.agent import AgentProcess, EventReader, PluginProcess
+from tests.support.agent import EventReader
 from tests.support.cri import Container, ContainerSpec
-from tests.support.node import Node, Runtime
+from tests.support.node import Runtime
 
 pytestmark = [
     pytest.mark.container,
@@ -28,32 +26,6 @@ STANDING = join_policies(
     policy_text("no-first", Pods(namespace="chosen"), kill_at("execve", kind="string", value="/first")),
     policy_text("no-execs", Pods(namespace="still"), kill_at("execve")),
 )
-
-
-@pytest.fixture(scope="module")
-def agent() -> Iterator[AgentProcess]:
-    with AgentProcess() as running:
-        running.add(STANDING)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def plugin(node: Node, agent: AgentProcess) -> Iterator[PluginProcess]:
-    with PluginProcess(agent, node.nri_socket) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def events(agent: AgentProcess) -> Iterator[EventReader]:
-    with EventReader(agent.run_dir) as reader:
-        yield reader
-
-
-@pytest.fixture
-def stage(node: Node, agent: AgentProcess, plugin: PluginProcess) -> Iterator[Stage]:  # noqa: ARG001 - it has to run
-    running = Stage(node, agent)
-    yield running
-    running.clear()
 
 
 def tool(*command: str) -> ContainerSpec:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +48,21 @@ def run_cli(run_dir: Path, *args: str, text: str | None = None) -> subprocess.Co
 
 class ProcessFailedError(Exception):
     """A process ended before it was ready; the text is the end of its log."""
+
+
+class Stoppable(ABC):
+    """A context that ends with stop()."""
+
+    @abstractmethod
+    def stop(self) -> int | None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
 
 class Background:
@@ -90,7 +106,7 @@ class Background:
         return self.process.wait()
 
 
-class AgentProcess:
+class AgentProcess(Stoppable):
     """A running podgate-agent with a run directory and pins of its own."""
 
     def __init__(self, *options: str, pin_dir: Path | None = None, wait: bool = True) -> None:
@@ -147,16 +163,8 @@ class AgentProcess:
         shutil.rmtree(self.run_dir, ignore_errors=True)
         return status
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-
-class PluginProcess:
+class PluginProcess(Stoppable):
     """A running podgate-nri between a node's runtime and an agent."""
 
     def __init__(self, agent: AgentProcess, nri_socket: Path, *options: str, wait: bool = True) -> None:
@@ -176,16 +184,8 @@ class PluginProcess:
     def stop(self) -> int:
         return self.background.stop()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-
-class EventReader:
+class EventReader(Stoppable):
     """`podgate events` in the background."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -225,11 +225,3 @@ class EventReader:
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe:
                 pipe.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

@@ -76,7 +76,6 @@ class StartError(Exception):
 class Agent:
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._mounted_bpffs = False
         self._mounted_tracefs = False
         self._found_previous = False
         self._lost = self._missed = self._sweeps = 0
@@ -136,7 +135,9 @@ class Agent:
 
     def _start_kernel(self) -> None:
         config = self._config
-        self._mounted_bpffs = ensure_bpffs()
+        self._bpffs_mark = config.run_dir / "bpffs-mounted"
+        if ensure_bpffs():
+            self._bpffs_mark.touch()
         tracefs, self._mounted_tracefs = ensure_tracefs(config.run_dir / "tracing")
         self._tracefs = tracefs
         root = cgroup2_root()
@@ -278,6 +279,14 @@ class Agent:
             rss_bytes=read_rss(os.getpid()) + read_rss(self._feed.pid),
         )
 
+    def _release_bpffs(self, mark: Path) -> None:
+        """The mark outlives a crash: whoever stops in order next takes the mount down."""
+        if not mark.exists():
+            return
+        if not release_bpffs():
+            log.info("bpffs stays mounted: others have pins there")
+        mark.unlink()
+
     def _shut_down(self) -> None:
         """Takes down what was set up, the last first. Enforcement ends here, and the log says so."""
         server: Server | None = getattr(self, "_server", None)
@@ -295,8 +304,8 @@ class Agent:
         if self._mounted_tracefs:
             unmount(self._tracefs)
             self._tracefs.rmdir()
-        if self._mounted_bpffs and not release_bpffs():
-            log.info("bpffs stays mounted: others have pins there")
+        if mark := getattr(self, "_bpffs_mark", None):
+            self._release_bpffs(mark)
         if self._lock_file >= 0:  # else the sockets there are another agent's
             for name in ("agent.sock", "events.sock"):
                 (self._config.run_dir / name).unlink(missing_ok=True)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,3 +33,14 @@ def test_housekeeping_goes_on_past_a_step_that_fails(caplog: pytest.LogCaptureFi
         agent._sweep()
     assert done == ["gate", "feed", "losses"]
     assert [record.getMessage() for record in caplog.records] == ["housekeeping failed"]
+
+
+@pytest.mark.parametrize(("marked", "calls"), [(True, 1), (False, 0)])
+def test_only_a_mount_of_ours_is_taken_down(tmp_path: Path, monkeypatch: Any, marked: bool, calls: int) -> None:
+    """The mark may be that of an agent that crashed."""
+    mark, released = tmp_path / "bpffs-mounted", []
+    if marked:
+        mark.touch()
+    monkeypatch.setattr("agent.app.release_bpffs", lambda: released.append(1) or True)
+    Agent(Config(run_dir=tmp_path))._release_bpffs(mark)
+    assert (len(released), mark.exists()) == (calls, False)

@@ -38,9 +38,14 @@ def test_housekeeping_goes_on_past_a_step_that_fails(caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize(("marked", "calls"), [(True, 1), (False, 0)])
 def test_only_a_mount_of_ours_is_taken_down(tmp_path: Path, monkeypatch: Any, marked: bool, calls: int) -> None:
     """The mark may be that of an agent that crashed."""
-    mark, released = tmp_path / "bpffs-mounted", []
+    mark, released = tmp_path / "bpffs-mounted", list[bool]()
     if marked:
         mark.touch()
-    monkeypatch.setattr("agent.app.release_bpffs", lambda: released.append(1) or True)
+
+    def release() -> bool:
+        released.append(True)
+        return True
+
+    monkeypatch.setattr("agent.app.release_bpffs", release)
     Agent(Config(run_dir=tmp_path))._release_bpffs(mark)
     assert (len(released), mark.exists()) == (calls, False)

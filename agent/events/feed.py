@@ -23,6 +23,7 @@ from typing import Any
 from agent.events.encoder import action_names
 from agent.logs import fields
 from agent.policy.plan import PlacedPolicy
+from agent.policy.syscalls import kernel_name
 from agent.workload.identity import WorkloadId
 from agent.workload.registry import Record
 
@@ -177,7 +178,7 @@ def policy_message(placed: PlacedPolicy) -> dict[str, Any]:
     policy = placed.policy
     rules = [
         {
-            "function": f"__x64_sys_{hook.syscall}",
+            "function": f"__x64_sys_{kernel_name(hook.syscall)}",
             "args": [[arg.index, arg.type.value] for arg in hook.args],
             "actions": [action_names(selector.posts, selector.signals, SIGNAL_NAMES) for selector in hook.selectors],
         }

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agent.kernel import bpf
 from agent.kernel.errors import KernelError
+from agent.policy.syscalls import kernel_name
 
 ARGS_OFFSET = 16  # of the first argument, and of the return value: bpf/lib/syscall.h
 _FIELD = re.compile(r"^\tfield:(?P<type>.*?)\s*(?P<name>\w+);\toffset:(?P<offset>\d+);\tsize:(?P<size>\d+);")
@@ -45,10 +46,10 @@ class Tracepoints:
         self._events = tracefs / "events" / "syscalls"
 
     def exists(self, syscall: str) -> bool:
-        return (self._events / f"{Side.ENTER.value}_{syscall}").is_dir()
+        return (self._events / f"{Side.ENTER.value}_{kernel_name(syscall)}").is_dir()
 
     def event_id(self, syscall: str, side: Side) -> int:
-        name = f"{side.value}_{syscall}"
+        name = f"{side.value}_{kernel_name(syscall)}"
         try:
             check_layout((self._events / name / "format").read_text(), name)
             return int((self._events / name / "id").read_text())

@@ -77,6 +77,8 @@ _FUNCTIONS = {
     "umount": "umount2",
 }
 
+_KERNEL_NAMES = {table: function for function, table in _FUNCTIONS.items()}
+
 _PREFIXES = ("__x64_sys_", "sys_")
 
 
@@ -88,6 +90,11 @@ def parse_call(call: str) -> str | None:
     name = bare_name(call)
     name = _FUNCTIONS.get(name, name)
     return name if name in NUMBERS else None
+
+
+def kernel_name(syscall: str) -> str:
+    """The name of a system call's function in the kernel, and of its tracepoint: SYSCALL_DEFINE's, for a table name."""
+    return _KERNEL_NAMES.get(syscall, syscall)
 
 
 def bare_name(call: str) -> str:

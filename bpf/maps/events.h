@@ -153,7 +153,7 @@ PG_INLINE void pg_event_head(struct pg_event *event, struct pg_call *call, __u32
 /* Sends one record for each hit; rules: how many the hook point has, a constant that bounds the loop. */
 PG_INLINE void pg_report(struct pg_call *call, __u32 workload, __u16 flags, __u32 rules, long error)
 {
-	__u32 zero = 0, i, hits = call->hits, size;
+	__u32 zero = 0, i, size;
 	struct pg_event *event = pg_lookup(record, &zero);
 	struct pg_string *binary = pg_string(PG_SLOT_BINARY);
 
@@ -170,7 +170,10 @@ PG_INLINE void pg_report(struct pg_call *call, __u32 workload, __u16 flags, __u3
 	size &= 0x7fff;
 	if (size > sizeof(*event))
 		size = sizeof(*event);
-	for (i = 0; i < rules && i < hits; i++) {
+	for (i = 0; i < rules; i++) {
+		if (i >=
+		    pg_once(call->hits)) /* read anew: two bounds merged into one countdown are none to Linux 6.1 */
+			break;
 		event->policy = call->hit[i].policy;
 		event->rule = call->hit[i].rule;
 		event->selector = call->hit[i].selector;

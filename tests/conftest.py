@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.kernel.mounts import is_bpffs_mounted, release_bpffs
 from tests.support.leftovers import collect_leftovers
 from tests.support.probes import PROBES, Action, judge, parse_require, run_probe
 from tests.support.wait import DeadlineError, wait_until
@@ -52,7 +53,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def bpffs_as_it_was() -> Iterator[None]:
+    """One agent of several that run at once mounts it, and cannot take it down while others have pins there."""
+    mounted = is_bpffs_mounted()
+    yield
+    if not mounted and is_bpffs_mounted():
+        release_bpffs()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind(bpffs_as_it_was: None) -> Iterator[None]:  # noqa: ARG001 - it ends after this
     """Fail the session when it leaves processes, mounts, cgroups, pins or directories of podgate's."""
     before = collect_leftovers()
     yield

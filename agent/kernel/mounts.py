@@ -65,9 +65,13 @@ def _is_mounted(kind: str, point: Path) -> bool:
     return any(mount.kind == kind and mount.point == str(point) for mount in read_mounts())
 
 
+def is_bpffs_mounted() -> bool:
+    return _is_mounted("bpf", BPFFS)
+
+
 def ensure_bpffs() -> bool:
     """True when it had to be mounted here."""
-    if _is_mounted("bpf", BPFFS):
+    if is_bpffs_mounted():
         return False
     if not BPFFS.is_dir():
         raise KernelError(f"{BPFFS} does not exist", 0, "the kernel needs CONFIG_BPF_SYSCALL=y and sysfs on /sys")

@@ -131,7 +131,7 @@ def play(stage: Stage) -> None:
         scene(stage)
     stage.say("\n4. Every container goes; so does its record in the kernel")
     stage.node.cri.remove_all_pods()
-    left: Any = wait_until(lambda: stage.agent.control.status().bindings == 0, 10, "no bindings")
+    left: Any = wait_until(lambda: stage.agent.control.status().bindings == 0, 60, "no bindings")
     stage.check(bool(left), "bindings left: 0")
 
 

@@ -29,7 +29,7 @@ SLEEP = ContainerSpec(name="sleeper", image=TOOLS.reference, command=("sleep", "
 # Calls /first when it is told to (`release`); its exit code is that of /first.
 ON_DEMAND = "until [ -e /tmp/go ]; do usleep 20000; done; /first"
 WAITING = ContainerSpec(name="waiting", image=TOOLS.reference, command=("busybox", "sh", "-c", ON_DEMAND))
-SETTLE_S = 10.0
+SETTLE_S = 60.0
 # Of all nodes together: a pod's name is part of its log's path, which outlives it.
 _numbers = itertools.count()
 

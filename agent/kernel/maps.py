@@ -142,9 +142,10 @@ class Bindings:
         found by their ancestors from then on, as where the kernel side could not link one.
         """
         added = 0
+        known = self._nested_count(cgroup)
         try:
             for seen, path in enumerate(_below(directory)):
-                if seen >= NESTED_MAX:
+                if seen >= NESTED_MAX or known + added >= NESTED_MAX:
                     raise MapFullError
                 added += self._link(path, cgroup, workload)
         except MapFullError:
@@ -156,9 +157,12 @@ class Bindings:
         """Beside what the kernel counts at the same moment: the limit is one of order, not of exactness."""
         if not added:
             return
+        count = self._nested_count(owner) + added
+        bpf.update(self._nested, CGROUP_KEY.pack(owner), struct.pack("<Q", count))
+
+    def _nested_count(self, owner: CgroupId) -> int:
         known = bpf.lookup(self._nested, CGROUP_KEY.pack(owner), 8)
-        count = int.from_bytes(known, "little") if known else 0
-        bpf.update(self._nested, CGROUP_KEY.pack(owner), struct.pack("<Q", count + added))
+        return int.from_bytes(known, "little") if known else 0
 
     def _link(self, path: str, owner: CgroupId, workload: int) -> int:
         try:

@@ -67,9 +67,10 @@ def test_one_container_cannot_fill_the_map_with_cgroups(calls_program: Path) -> 
         assert node.counter("inherit_failed") == 50
         assert group.run(step("lseek", -1, 0, 0), children[-1]).killed
         assert group.run(step("lseek", -1, 0, 0), group.child("n0", "deep")).killed
-        for child in children[1:31]:
+        # The housekeeping may link the 51 that got no record, once there is room.
+        for child in children[1:101]:
             child.rmdir()
-        wait_until(lambda: node.agent.control.status().bindings <= NESTED_MAX - 29, 60, "records of cgroups to go")
+        wait_until(lambda: node.agent.control.status().bindings <= NESTED_MAX - 45, 60, "records of cgroups to go")
         assert node.host(step("lseek", -1, 0, 0)).status == 0
 
 

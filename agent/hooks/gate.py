@@ -115,7 +115,7 @@ class Gate:
             self._rewrite_siblings(siblings)
         if start.held:
             self._check_alive(start, cgroup)
-        if nested:
+        if nested and cgroup.id in self._unlinked:
             self.link_nested()
         return Bound(cgroup.id, workload, policies, (time.monotonic_ns() - began) // 1000)
 

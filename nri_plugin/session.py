@@ -27,12 +27,6 @@ class NriSession:
         self._mux = MuxReader()
         self._server = ServerConnection()
         self._client = ClientConnection()
-        self._registered = False
-
-    @property
-    def registered(self) -> bool:
-        """Whether the runtime has accepted RegisterPlugin."""
-        return self._registered
 
     def register(self, name: str, index: str) -> bytes:
         """The bytes of RegisterPlugin: the first thing to send."""
@@ -67,4 +61,3 @@ class NriSession:
     def _receive_answer(self, piece: bytes) -> None:
         for response in self._client.receive_data(piece):
             response.result()
-            self._registered = True

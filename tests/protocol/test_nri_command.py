@@ -31,7 +31,8 @@ def test_a_signal_stops_it_with_exit_code_0(
         process.send_signal(number)
         _, stderr = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, stderr) == (0, b"")
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    # Whether the machine grants real-time scheduling is not this test's question.
+    lines = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] != "priority_not_set"]
     assert [line["event"] for line in lines] == ["agent_synchronized", "nri_ready", "start_container"]
     assert lines[2]["outcome"] == "bound"
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15rthook/api/hook.proto\x12\x0fpodgate.hook.v1\"\xbd\x02\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08pod_name\x18\x03 \x01(\t\x12\x15\n\rpod_namespace\x18\x04 \x01(\t\x12\x0f\n\x07pod_uid\x18\x05 \x01(\t\x12=\n\npod_labels\x18\x06 \x03(\x0b\x32).podgate.hook.v1.Container.PodLabelsEntry\x12\x14\n\x0c\x63groups_path\x18\x07 \x01(\t\x12\x0b\n\x03pid\x18\x08 \x01(\r\x12\r\n\x05image\x18\t \x01(\t\x12\x12\n\nsandbox_id\x18\n \x01(\t\x12%\n\x05phase\x18\x0b \x01(\x0e\x32\x16.podgate.hook.v1.Phase\x1a\x30\n\x0ePodLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"<\n\x0b\x42indRequest\x12-\n\tcontainer\x18\x01 \x01(\x0b\x32\x1a.podgate.hook.v1.Container\"Y\n\x0c\x42indResponse\x12\x11\n\tcgroup_id\x18\x01 \x01(\x04\x12\x13\n\x0bworkload_id\x18\x02 \x01(\r\x12\x10\n\x08policies\x18\x03 \x01(\r\x12\x0f\n\x07\x62ind_us\x18\x04 \x01(\r\"%\n\rUnbindRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"#\n\x0eUnbindResponse\x12\x11\n\twas_bound\x18\x01 \x01(\x08\"R\n\x12SynchronizeRequest\x12.\n\ncontainers\x18\x01 \x03(\x0b\x32\x1a.podgate.hook.v1.Container\x12\x0c\n\x04keep\x18\x02 \x03(\t\"/\n\x07Refusal\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"b\n\x13SynchronizeResponse\x12\r\n\x05\x62ound\x18\x01 \x01(\r\x12\x11\n\tforgotten\x18\x02 \x01(\r\x12)\n\x07refused\x18\x03 \x03(\x0b\x32\x18.podgate.hook.v1.Refusal*A\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n\nPHASE_HELD\x10\x01\x12\x11\n\rPHASE_RUNNING\x10\x02\x32\xf7\x01\n\x0bRuntimeHook\x12\x43\n\x04\x42ind\x12\x1c.podgate.hook.v1.BindRequest\x1a\x1d.podgate.hook.v1.BindResponse\x12I\n\x06Unbind\x12\x1e.podgate.hook.v1.UnbindRequest\x1a\x1f.podgate.hook.v1.UnbindResponse\x12X\n\x0bSynchronize\x12#.podgate.hook.v1.SynchronizeRequest\x1a$.podgate.hook.v1.SynchronizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15rthook/api/hook.proto\x12\x0fpodgate.hook.v1\"\xf9\x02\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08pod_name\x18\x03 \x01(\t\x12\x15\n\rpod_namespace\x18\x04 \x01(\t\x12\x0f\n\x07pod_uid\x18\x05 \x01(\t\x12=\n\npod_labels\x18\x06 \x03(\x0b\x32).podgate.hook.v1.Container.PodLabelsEntry\x12\x14\n\x0c\x63groups_path\x18\x07 \x01(\t\x12\x0b\n\x03pid\x18\x08 \x01(\r\x12\r\n\x05image\x18\t \x01(\t\x12\x12\n\nsandbox_id\x18\n \x01(\t\x12%\n\x05phase\x18\x0b \x01(\x0e\x32\x16.podgate.hook.v1.Phase\x12#\n\x04kind\x18\x0c \x01(\x0e\x32\x15.podgate.hook.v1.Kind\x12\x15\n\rcgroup_parent\x18\r \x01(\t\x1a\x30\n\x0ePodLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"<\n\x0b\x42indRequest\x12-\n\tcontainer\x18\x01 \x01(\x0b\x32\x1a.podgate.hook.v1.Container\"Y\n\x0c\x42indResponse\x12\x11\n\tcgroup_id\x18\x01 \x01(\x04\x12\x13\n\x0bworkload_id\x18\x02 \x01(\r\x12\x10\n\x08policies\x18\x03 \x01(\r\x12\x0f\n\x07\x62ind_us\x18\x04 \x01(\r\"%\n\rUnbindRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"#\n\x0eUnbindResponse\x12\x11\n\twas_bound\x18\x01 \x01(\x08\"R\n\x12SynchronizeRequest\x12.\n\ncontainers\x18\x01 \x03(\x0b\x32\x1a.podgate.hook.v1.Container\x12\x0c\n\x04keep\x18\x02 \x03(\t\"/\n\x07Refusal\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"b\n\x13SynchronizeResponse\x12\r\n\x05\x62ound\x18\x01 \x01(\r\x12\x11\n\tforgotten\x18\x02 \x01(\r\x12)\n\x07refused\x18\x03 \x03(\x0b\x32\x18.podgate.hook.v1.Refusal\"<\n\x0bHookRequest\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\x0c\"Y\n\x0cHookResponse\x12\x11\n\tcgroup_id\x18\x01 \x01(\x04\x12\x13\n\x0bworkload_id\x18\x02 \x01(\r\x12\x10\n\x08policies\x18\x03 \x01(\r\x12\x0f\n\x07\x62ind_us\x18\x04 \x01(\r\"\x98\x02\n\x0f\x41nnounceRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08pod_name\x18\x03 \x01(\t\x12\x15\n\rpod_namespace\x18\x04 \x01(\t\x12\x0f\n\x07pod_uid\x18\x05 \x01(\t\x12\r\n\x05image\x18\x06 \x01(\t\x12\x14\n\x0c\x63groups_path\x18\x07 \x01(\t\x12\x10\n\x08root_dir\x18\x08 \x01(\t\x12\x46\n\x0b\x61nnotations\x18\t \x03(\x0b\x32\x31.podgate.hook.v1.AnnounceRequest.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe7\x01\n\nStageStats\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07\x62uckets\x18\x02 \x03(\x04\x12\x0e\n\x06sum_us\x18\x03 \x01(\x04\x12\x0e\n\x06max_us\x18\x04 \x01(\x04\x12\x12\n\ntimeout_us\x18\x05 \x01(\x04\x12\x17\n\x0flast_success_us\x18\x06 \x01(\x04\x12;\n\x08outcomes\x18\x07 \x03(\x0b\x32).podgate.hook.v1.StageStats.OutcomesEntry\x1a/\n\rOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"J\n\rReportRequest\x12\x0c\n\x04\x64oor\x18\x01 \x01(\t\x12+\n\x06stages\x18\x02 \x03(\x0b\x32\x1b.podgate.hook.v1.StageStats\"\x10\n\x0eReportResponse*,\n\x04Kind\x12\x12\n\x0eKIND_CONTAINER\x10\x00\x12\x10\n\x0cKIND_SANDBOX\x10\x01*A\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n\nPHASE_HELD\x10\x01\x12\x11\n\rPHASE_RUNNING\x10\x02\x32\xd4\x03\n\x0bRuntimeHook\x12\x43\n\x04\x42ind\x12\x1c.podgate.hook.v1.BindRequest\x1a\x1d.podgate.hook.v1.BindResponse\x12I\n\x06Unbind\x12\x1e.podgate.hook.v1.UnbindRequest\x1a\x1f.podgate.hook.v1.UnbindResponse\x12X\n\x0bSynchronize\x12#.podgate.hook.v1.SynchronizeRequest\x1a$.podgate.hook.v1.SynchronizeResponse\x12\x43\n\x04Hook\x12\x1c.podgate.hook.v1.HookRequest\x1a\x1d.podgate.hook.v1.HookResponse\x12K\n\x08\x41nnounce\x12 .podgate.hook.v1.AnnounceRequest\x1a\x1d.podgate.hook.v1.BindResponse\x12I\n\x06Report\x12\x1e.podgate.hook.v1.ReportRequest\x1a\x1f.podgate.hook.v1.ReportResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,26 +34,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONTAINER_PODLABELSENTRY']._loaded_options = None
   _globals['_CONTAINER_PODLABELSENTRY']._serialized_options = b'8\001'
-  _globals['_PHASE']._serialized_start=824
-  _globals['_PHASE']._serialized_end=889
+  _globals['_ANNOUNCEREQUEST_ANNOTATIONSENTRY']._loaded_options = None
+  _globals['_ANNOUNCEREQUEST_ANNOTATIONSENTRY']._serialized_options = b'8\001'
+  _globals['_STAGESTATS_OUTCOMESENTRY']._loaded_options = None
+  _globals['_STAGESTATS_OUTCOMESENTRY']._serialized_options = b'8\001'
+  _globals['_KIND']._serialized_start=1648
+  _globals['_KIND']._serialized_end=1692
+  _globals['_PHASE']._serialized_start=1694
+  _globals['_PHASE']._serialized_end=1759
   _globals['_CONTAINER']._serialized_start=43
-  _globals['_CONTAINER']._serialized_end=360
-  _globals['_CONTAINER_PODLABELSENTRY']._serialized_start=312
-  _globals['_CONTAINER_PODLABELSENTRY']._serialized_end=360
-  _globals['_BINDREQUEST']._serialized_start=362
-  _globals['_BINDREQUEST']._serialized_end=422
-  _globals['_BINDRESPONSE']._serialized_start=424
-  _globals['_BINDRESPONSE']._serialized_end=513
-  _globals['_UNBINDREQUEST']._serialized_start=515
-  _globals['_UNBINDREQUEST']._serialized_end=552
-  _globals['_UNBINDRESPONSE']._serialized_start=554
-  _globals['_UNBINDRESPONSE']._serialized_end=589
-  _globals['_SYNCHRONIZEREQUEST']._serialized_start=591
-  _globals['_SYNCHRONIZEREQUEST']._serialized_end=673
-  _globals['_REFUSAL']._serialized_start=675
-  _globals['_REFUSAL']._serialized_end=722
-  _globals['_SYNCHRONIZERESPONSE']._serialized_start=724
-  _globals['_SYNCHRONIZERESPONSE']._serialized_end=822
-  _globals['_RUNTIMEHOOK']._serialized_start=892
-  _globals['_RUNTIMEHOOK']._serialized_end=1139
+  _globals['_CONTAINER']._serialized_end=420
+  _globals['_CONTAINER_PODLABELSENTRY']._serialized_start=372
+  _globals['_CONTAINER_PODLABELSENTRY']._serialized_end=420
+  _globals['_BINDREQUEST']._serialized_start=422
+  _globals['_BINDREQUEST']._serialized_end=482
+  _globals['_BINDRESPONSE']._serialized_start=484
+  _globals['_BINDRESPONSE']._serialized_end=573
+  _globals['_UNBINDREQUEST']._serialized_start=575
+  _globals['_UNBINDREQUEST']._serialized_end=612
+  _globals['_UNBINDRESPONSE']._serialized_start=614
+  _globals['_UNBINDRESPONSE']._serialized_end=649
+  _globals['_SYNCHRONIZEREQUEST']._serialized_start=651
+  _globals['_SYNCHRONIZEREQUEST']._serialized_end=733
+  _globals['_REFUSAL']._serialized_start=735
+  _globals['_REFUSAL']._serialized_end=782
+  _globals['_SYNCHRONIZERESPONSE']._serialized_start=784
+  _globals['_SYNCHRONIZERESPONSE']._serialized_end=882
+  _globals['_HOOKREQUEST']._serialized_start=884
+  _globals['_HOOKREQUEST']._serialized_end=944
+  _globals['_HOOKRESPONSE']._serialized_start=946
+  _globals['_HOOKRESPONSE']._serialized_end=1035
+  _globals['_ANNOUNCEREQUEST']._serialized_start=1038
+  _globals['_ANNOUNCEREQUEST']._serialized_end=1318
+  _globals['_ANNOUNCEREQUEST_ANNOTATIONSENTRY']._serialized_start=1268
+  _globals['_ANNOUNCEREQUEST_ANNOTATIONSENTRY']._serialized_end=1318
+  _globals['_STAGESTATS']._serialized_start=1321
+  _globals['_STAGESTATS']._serialized_end=1552
+  _globals['_STAGESTATS_OUTCOMESENTRY']._serialized_start=1505
+  _globals['_STAGESTATS_OUTCOMESENTRY']._serialized_end=1552
+  _globals['_REPORTREQUEST']._serialized_start=1554
+  _globals['_REPORTREQUEST']._serialized_end=1628
+  _globals['_REPORTRESPONSE']._serialized_start=1630
+  _globals['_REPORTRESPONSE']._serialized_end=1646
+  _globals['_RUNTIMEHOOK']._serialized_start=1762
+  _globals['_RUNTIMEHOOK']._serialized_end=2230
 # @@protoc_insertion_point(module_scope)

@@ -1,19 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base programs of bpf/base/base.c: loaded once, attached to raw tracepoints, pinned."""
+"""The base programs of bpf/base: loaded once as one unit, attached to raw tracepoints, pinned."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from agent.kernel import bpf
 from agent.kernel.cgroup import CgroupFinder
 from agent.kernel.errors import KernelError
 from agent.kernel.loader import BPF_SOURCES, Loader, ProgramSource
 from agent.kernel.maps import Maps, read_selfcheck
+from agent.kernel.pins import Pins
 
-ATTACHED = {"pg_cgroup_mkdir": "cgroup_mkdir", "pg_cgroup_release": "cgroup_release", "pg_exec": "sched_process_exec"}
+# pg_exec stands before pg_door: what is armed by an execve is known when the door looks.
+ATTACHED = {
+    "pg_cgroup_mkdir": "cgroup_mkdir",
+    "pg_watch_cgroup": "cgroup_mkdir",
+    "pg_cgroup_release": "cgroup_release",
+    "pg_forget_cgroup": "cgroup_release",
+    "pg_cgroup_attach": "cgroup_attach_task",
+    "pg_fork": "sched_process_fork",
+    "pg_exit": "sched_process_exit",
+    "pg_exec": "sched_process_exec",
+    "pg_door": "sched_process_exec",
+}
+SOURCES = ("base.c", "doors.c")
 SELF = "pg_self"
+QUARANTINE = "pg_quarantine"
+QUARANTINE_PIN = "quarantine"  # in the pin directory, where the hooks look for it
+
+
+def _unit() -> str:
+    """One text, in which each file keeps its own line numbers: bcc finds programs in its main file only."""
+    return "\n".join(_numbered(name, (BPF_SOURCES / "base" / name).read_text()) for name in SOURCES)
+
+
+def _numbered(name: str, text: str) -> str:
+    """bcc puts a line of attributes before each function: those inside of it are counted from its brace on."""
+    lines = [f'#line 1 "{name}"']
+    for number, line in enumerate(text.splitlines(), 1):
+        lines += [line, f"#line {number + 1}"] if line == "{" else [line]
+    return "\n".join(lines)
 
 
 class BasePrograms:
@@ -24,14 +51,16 @@ class BasePrograms:
         self._selfcheck = selfcheck
 
     @classmethod
-    def attach(cls, loader: Loader, pins: Path) -> BasePrograms:
-        text = (BPF_SOURCES / "base" / "base.c").read_text()
-        programs = loader.load(ProgramSource(text, dict.fromkeys((*ATTACHED, SELF), bpf.ProgType.RAW_TRACEPOINT)))
+    def attach(cls, loader: Loader, pins: Pins) -> BasePrograms:
+        names = (*ATTACHED, SELF, QUARANTINE)
+        programs = loader.load(ProgramSource(_unit(), dict.fromkeys(names, bpf.ProgType.RAW_TRACEPOINT)))
+        with programs[QUARANTINE] as program:  # first: a hook takes a generation without it for none
+            bpf.pin(program.fileno(), str(pins.directory / QUARANTINE_PIN))
         links = {}
         for name, tracepoint in ATTACHED.items():
             with programs[name] as program:
                 links[name] = bpf.open_raw_tracepoint(tracepoint, program.fileno())
-            bpf.pin(links[name].fileno(), str(pins / tracepoint))
+            bpf.pin(links[name].fileno(), str(pins.links / name.removeprefix("pg_")))
         return cls(links, programs[SELF])
 
     def check_identity(self, maps: Maps, finder: CgroupFinder) -> None:

@@ -44,6 +44,7 @@ class Command(IntEnum):
     MAP_GET_NEXT_KEY = 4
     PROG_LOAD = 5
     OBJ_PIN = 6
+    OBJ_GET = 7
     PROG_TEST_RUN = 10
     OBJ_GET_INFO_BY_FD = 15
     RAW_TRACEPOINT_OPEN = 17
@@ -184,6 +185,12 @@ def keys(fd: int, size: int) -> list[bytes]:
 def pin(fd: int, path: str) -> None:
     name = ctypes.create_string_buffer(path.encode())
     _bpf(Command.OBJ_PIN, struct.pack("<QII", _address(name), fd, 0), f"bpf(OBJ_PIN {path})")
+
+
+def open_pinned(path: os.PathLike[str]) -> Fd:
+    """A map or program by its pin."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return Fd(_bpf(Command.OBJ_GET, struct.pack("<QII", _address(name), 0, 0), f"bpf(OBJ_GET {os.fspath(path)})"))
 
 
 def load_program(kind: ProgType, instructions: bytes, name: str, attach_type: int = 0, btf_id: int = 0) -> Fd:

@@ -16,6 +16,7 @@ from agent.kernel.errors import CgroupError
 from agent.workload.identity import CgroupId
 
 INIT_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO
+SWITCHES = ("voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:")  # lines of /proc/<pid>/status
 MAX_CGROUP_FILE = 65536  # /proc/<pid>/cgroup: some 15 hierarchies with a path of at most PATH_MAX each
 
 
@@ -74,6 +75,27 @@ class CgroupFinder:
     def own(self) -> ProcessCgroup:
         path = self._read(os.getpid())
         return ProcessCgroup(self._id(path), path)
+
+    def of_any(self, pid: int) -> ProcessCgroup:
+        """The cgroup of any live process, the host's included; the root cgroup has the path `/`."""
+        path = self._read(pid)
+        return ProcessCgroup(self._id(path), path)
+
+    def id_of(self, path: str) -> CgroupId:
+        """path: from the hierarchy's root."""
+        return self._id(path)
+
+    def progress(self, pid: int) -> tuple[int, ...] | None:
+        """Changes when a process has done anything: device and inode of its executable, and how often its main thread
+        was scheduled away (proc(5), /proc/<pid>/status). None when it is gone.
+        """
+        try:
+            image = os.stat(self._procfs / str(pid) / "exe")
+            status = (self._procfs / str(pid) / "status").read_text(errors="replace")
+        except OSError:
+            return None
+        switches = (line.rpartition(":")[2] for line in status.splitlines() if line.startswith(SWITCHES))
+        return (image.st_dev, image.st_ino, *map(int, switches))
 
     def still_there(self, pid: int, cgroup: ProcessCgroup) -> bool:
         """True while the process lives (a zombie does not) in that very cgroup, or below it."""

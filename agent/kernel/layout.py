@@ -13,6 +13,8 @@ from agent.kernel.bpf import NO_PREALLOC, MapType
 POLICY_WORDS = 16
 STATE_PENDING = 1
 STATE_ARMED = 2
+QUARANTINE = (1 << 64) - 1  # the owner of quarantined cgroups' records: PG_QUARANTINE
+FLAG_POD = 1
 NESTED_MAX = 1024  # records of cgroups below one container: PG_NESTED_MAX
 BINDING = struct.Struct("<QQ16QIIII")
 CGROUP_KEY = struct.Struct("<Q")
@@ -30,8 +32,23 @@ COUNTERS = (
     "orphan",
     "signal_failed",
     "armed",
+    "unannounced",
+    "unwatched",
+    "held",
+    "notice_lost",
 )
-FILES = {1: "bpf/lib/syscall.h", 2: "bpf/base/base.c"}  # PG_FILE
+FILES = {1: "bpf/lib/syscall.h", 2: "bpf/base/base.c", 3: "bpf/base/doors.c"}  # PG_FILE
+
+DOORS = struct.Struct("<IIQQQQ")
+HELD = struct.Struct("<QQQ")
+STRANGER = struct.Struct("<QII")
+HOOK = struct.Struct("<QII")
+NOTICE = struct.Struct("<IIQQQIIII16s128s")
+TGID = struct.Struct("<I")
+NOTICE_RING = 256 << 10  # some 1,200 notices: a burst of starts as large as a node's pods, several times
+MAX_STRANGERS = 8192  # containers' cgroups, announced ones until they are bound
+MAX_HELD = 4096
+MAX_ENTERING = 16384  # processes of exec helpers at once
 
 MAX_DEFERRED = 16384  # calls that wait for their exit, one a thread
 MAX_EXEC_TEXTS = 1024  # of them those of an execve, until it has returned
@@ -54,7 +71,7 @@ class MapSpec:
 def map_specs(ring_bytes: int, bindings: int) -> tuple[MapSpec, ...]:
     """ring_bytes: a power of two. bindings: how many cgroups, nested ones included, can have a record."""
     return (
-        MapSpec("bindings", MapType.HASH, 8, BINDING.size, bindings, NO_PREALLOC),
+        MapSpec("bindings", MapType.HASH, 8, BINDING.size, bindings + 1, NO_PREALLOC),  # and the quarantine's
         MapSpec("arming", MapType.HASH, 8, 4, 4096, NO_PREALLOC),
         MapSpec("host", MapType.ARRAY, 4, BINDING.size, 1),
         MapSpec("nested", MapType.HASH, 8, 8, bindings, NO_PREALLOC),
@@ -69,6 +86,13 @@ def map_specs(ring_bytes: int, bindings: int) -> tuple[MapSpec, ...]:
         MapSpec("exec_text", MapType.HASH, 8, 4096, MAX_EXEC_TEXTS, NO_PREALLOC),
         MapSpec("exec_scratch", MapType.PERCPU_ARRAY, 4, 4096, 1),
         MapSpec("selfcheck", MapType.ARRAY, 4, SELFCHECK.size, 1),
+        MapSpec("entering", MapType.HASH, 4, 8, MAX_ENTERING, NO_PREALLOC),
+        MapSpec("entered", MapType.ARRAY, 4, 4, 1),
+        MapSpec("strangers", MapType.HASH, 8, STRANGER.size, MAX_STRANGERS, NO_PREALLOC),
+        MapSpec("doors", MapType.ARRAY, 4, DOORS.size, 1),
+        MapSpec("held", MapType.HASH, 4, HELD.size, MAX_HELD, NO_PREALLOC),
+        MapSpec("hook", MapType.ARRAY, 4, HOOK.size, 1),
+        MapSpec("notices", MapType.RINGBUF, 0, 0, NOTICE_RING),
         MapSpec("slots", MapType.PROG_ARRAY, 4, 4, 1024),
     )
 
@@ -83,13 +107,18 @@ class BindingRecord:
     workload: int
     state: int
     init_pid: int
+    flags: int = 0
+
+    @property
+    def quarantined(self) -> bool:
+        return self.owner == QUARANTINE
 
     def pack(self) -> bytes:
         words = [(self.policies >> (64 * n)) & _WORD for n in range(POLICY_WORDS)]
-        return BINDING.pack(self.key, self.owner, *words, self.workload, self.state, self.init_pid, 0)
+        return BINDING.pack(self.key, self.owner, *words, self.workload, self.state, self.init_pid, self.flags)
 
     @classmethod
     def unpack(cls, data: bytes) -> BindingRecord:
-        key, owner, *words, workload, state, init_pid, _ = BINDING.unpack(data)
+        key, owner, *words, workload, state, init_pid, flags = BINDING.unpack(data)
         policies = sum(word << (64 * n) for n, word in enumerate(words))
-        return cls(policies, key, owner, workload, state, init_pid)
+        return cls(policies, key, owner, workload, state, init_pid, flags)

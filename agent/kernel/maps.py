@@ -16,14 +16,16 @@ from agent.kernel.layout import (
     COUNTERS,
     ERROR_SITE,
     FILES,
+    FLAG_POD,
     NESTED_MAX,
+    QUARANTINE,
     SELFCHECK,
     STATE_ARMED,
     STATE_PENDING,
     BindingRecord,
     MapSpec,
 )
-from agent.workload.identity import CgroupId
+from agent.workload.identity import WORKLOAD_QUARANTINED, CgroupId
 from agent.workload.operations import Binding
 
 ZERO = bytes(4)
@@ -68,7 +70,7 @@ class Maps:
 
 
 class Bindings:
-    """The maps bindings, arming and host. One writer at a time: the caller holds its lock."""
+    """The maps bindings, arming, host and strangers. One writer at a time: the caller holds its lock."""
 
     def __init__(self, maps: Maps) -> None:
         self._bindings = maps.fileno("bindings")
@@ -76,22 +78,29 @@ class Bindings:
         self._host = maps.fileno("host")
         self._nested = maps.fileno("nested")
         self._search = maps.fileno("search")
+        self._strangers = maps.fileno("strangers")
+        self.set_quarantine(0)
 
     def bind(self, cgroup: CgroupId, binding: Binding) -> None:
         """Writes a container's record and reads it back.
 
-        A pending one is entered into arming first, so it is never armed too early; one that is announced again is
-        not, so it is never disarmed.
+        A pending one is entered into arming first, so it is never armed too early; one that is pending already is not,
+        so it is never disarmed.
         """
         key = CGROUP_KEY.pack(cgroup)
         known = self.read(cgroup)
-        again = known is not None and known.workload == binding.workload
-        if not binding.armed and not again:
-            bpf.update(self._arming, key, struct.pack("<I", binding.init_pid))
-        elif binding.armed:
+        if binding.armed:
             bpf.delete(self._arming, key)
+        elif _begins_pending(known, binding):
+            bpf.update(self._arming, key, struct.pack("<I", binding.init_pid))
         bpf.update(self._bindings, key, _record(cgroup, binding).pack())
         self._verify(cgroup, binding)
+        bpf.delete(self._strangers, key)
+
+    def pending_pid(self, cgroup: CgroupId) -> int:
+        """Whose execve arms the cgroup's container; 0 when it is armed, or not bound."""
+        data = bpf.lookup(self._arming, CGROUP_KEY.pack(cgroup), 4)
+        return int.from_bytes(data, "little") if data else 0
 
     def _verify(self, cgroup: CgroupId, binding: Binding) -> None:
         """The kernel may turn pending into armed at any moment; all else must be what was written."""
@@ -120,7 +129,7 @@ class Bindings:
         return bpf.delete(self._arming, CGROUP_KEY.pack(cgroup))
 
     def is_pending(self, cgroup: CgroupId) -> bool:
-        return bpf.lookup(self._arming, CGROUP_KEY.pack(cgroup), 4) is not None
+        return self.pending_pid(cgroup) != 0
 
     def delete(self, cgroup: CgroupId) -> None:
         key = CGROUP_KEY.pack(cgroup)
@@ -134,6 +143,39 @@ class Bindings:
 
     def set_host(self, policies: int) -> None:
         bpf.update(self._host, ZERO, BindingRecord(policies, 0, 0, 0, 0, 0).pack())
+
+    def set_quarantine(self, policies: int) -> None:
+        """The policies of all quarantined containers."""
+        record = BindingRecord(policies, QUARANTINE, QUARANTINE, WORKLOAD_QUARANTINED, STATE_ARMED, 0)
+        bpf.update(self._bindings, CGROUP_KEY.pack(QUARANTINE), record.pack())
+
+    def put_in_quarantine(self, cgroup: CgroupId, init_pid: int = 0) -> bool:
+        """Binds a cgroup to every policy; False when it is bound already. init_pid: whose execve ends the setup, 0 when
+        it has ended.
+        """
+        state = STATE_PENDING if init_pid else STATE_ARMED
+        record = BindingRecord(0, cgroup, QUARANTINE, WORKLOAD_QUARANTINED, state, init_pid)
+        try:
+            if init_pid and self.read(cgroup) is None:
+                bpf.update(self._arming, CGROUP_KEY.pack(cgroup), struct.pack("<I", init_pid))
+            bpf.update(self._bindings, CGROUP_KEY.pack(cgroup), record.pack(), bpf.BPF_NOEXIST)
+        except KernelError as error:
+            if error.code == errno.EEXIST:
+                return False
+            raise
+        return True
+
+    def release_quarantined(self, cgroup: CgroupId) -> bool:
+        """Unbinds a cgroup that nobody could identify; False when it is not quarantined."""
+        known = self.read(cgroup)
+        if known is None or not known.quarantined:
+            return False
+        self.delete(cgroup)
+        return True
+
+    def quarantined(self) -> list[CgroupId]:
+        """The cgroups that are bound to every policy, and wait for their identity."""
+        return [cgroup for cgroup in self.cgroups() if (record := self.read(cgroup)) and record.quarantined]
 
     def inherit(self, cgroup: CgroupId, workload: int, directory: Path) -> int:
         """Links the cgroups that exist below a container bound while it runs; gives how many were new.
@@ -157,7 +199,7 @@ class Bindings:
         """Beside what the kernel counts at the same moment: the limit is one of order, not of exactness."""
         if not added:
             return
-        count = self._nested_count(owner) + added
+        count = max(self._nested_count(owner) + added, 0)
         bpf.update(self._nested, CGROUP_KEY.pack(owner), struct.pack("<Q", count))
 
     def _nested_count(self, owner: CgroupId) -> int:
@@ -168,7 +210,12 @@ class Bindings:
         try:
             child = os.stat(path).st_ino
             record = BindingRecord(0, child, owner, workload, STATE_ARMED, 0)
-            bpf.update(self._bindings, CGROUP_KEY.pack(child), record.pack(), bpf.BPF_NOEXIST)
+            known = self.read(CgroupId(child))
+            flags = bpf.BPF_ANY if known and known.quarantined else bpf.BPF_NOEXIST
+            bpf.update(self._bindings, CGROUP_KEY.pack(child), record.pack(), flags)
+            if flags == bpf.BPF_ANY:
+                self._count_nested(CgroupId(QUARANTINE), -1)
+            bpf.delete(self._strangers, CGROUP_KEY.pack(child))
         except FileNotFoundError:
             return 0  # removed meanwhile
         except KernelError as error:
@@ -181,12 +228,25 @@ class Bindings:
 
     def cgroups(self) -> list[CgroupId]:
         """Every cgroup with a record, nested ones included."""
-        return [CgroupId(CGROUP_KEY.unpack(key)[0]) for key in bpf.keys(self._bindings, 8)]
+        found = (CGROUP_KEY.unpack(key)[0] for key in bpf.keys(self._bindings, 8))
+        return [CgroupId(cgroup) for cgroup in found if cgroup != QUARANTINE]
 
 
 def _record(cgroup: CgroupId, binding: Binding) -> BindingRecord:
     state = STATE_ARMED if binding.armed else STATE_PENDING
-    return BindingRecord(binding.policies, cgroup, cgroup, binding.workload, state, binding.init_pid)
+    flags = FLAG_POD if binding.pod_level else 0
+    return BindingRecord(binding.policies, cgroup, cgroup, binding.workload, state, binding.init_pid, flags)
+
+
+def _begins_pending(known: BindingRecord | None, binding: Binding) -> bool:
+    """Whether a container that is held has to be entered into arming: not one that is known, and not one that a hook
+    has put into quarantine before its execve. The entry of either may be gone at any moment, for good.
+    """
+    if known is None:
+        return True
+    if known.quarantined:
+        return known.state == STATE_ARMED
+    return known.workload != binding.workload
 
 
 def _below(directory: Path) -> Iterator[str]:

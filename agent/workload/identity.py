@@ -3,12 +3,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import NewType
 
 # Bits in a binding; also the number of policies that a node can have at once.
 MAX_POLICIES = 1024
-# The kernel's side keeps workload ids in 32 bits, and 0 means none.
-MAX_WORKLOAD_ID = 2**32 - 1
+# The kernel's side keeps workload ids in 32 bits; 0 means none, and the highest a container that nobody has identified.
+WORKLOAD_QUARANTINED = 2**32 - 1
+MAX_WORKLOAD_ID = WORKLOAD_QUARANTINED - 1
 
 CgroupId = NewType("CgroupId", int)
 """The kernel's 64-bit cgroup id: unique while the system runs."""
@@ -24,6 +26,19 @@ PodUid = NewType("PodUid", str)
 
 WorkloadId = NewType("WorkloadId", int)
 """What events carry instead of a container id, from 1; never given to another container."""
+
+
+class Door(Enum):
+    """Who told of a container: the NRI plugin, the OCI hook, another's hook over gRPC; the agent itself, of one that it
+    held, or of one that it found running.
+    """
+
+    NRI = "nri"
+    OCI = "oci"
+    UPSTREAM = "upstream"
+    HOLD = "hold"
+    RECONCILE = "reconcile"
+
 
 Labels = tuple[tuple[str, str], ...]
 """A pod's labels, sorted by key."""

@@ -38,7 +38,7 @@ from agent.workload.identity import (
     PolicyId,
     WorkloadId,
 )
-from agent.workload.operations import Binding, DeleteBinding, Operation, SetBinding, SetHost
+from agent.workload.operations import Binding, DeleteBinding, Operation, SetBinding, SetHost, SetQuarantine
 from agent.workload.scopes import Scope, ScopeIndex
 
 
@@ -51,6 +51,7 @@ class Record:
     workload: WorkloadId
     armed: bool
     init_pid: int
+    pod_level: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +77,12 @@ class Added:
     cgroups: tuple[CgroupId, ...]
 
 
-# A pod's uid, or its namespace and name where the runtime gives no uid.
+# A pod's uid, or its namespace and name where the runtime gives no uid. A container outside of Kubernetes is alone.
 _PodKey = PodUid | tuple[str, str]
 
 
 def _pod_key(identity: ContainerIdentity) -> _PodKey:
-    return identity.pod_uid or (identity.namespace, identity.pod_name)
+    return identity.pod_uid or (identity.namespace, identity.pod_name or identity.container_id)
 
 
 @dataclass(slots=True)
@@ -128,10 +129,13 @@ class Registry:
         host = SetHost(self._scopes.everything) if scope.is_everything else None
         return Changed(host, tuple(sorted(changed)))
 
-    def add_container(self, identity: ContainerIdentity, cgroup: CgroupId, init_pid: int, armed: bool) -> Added:
+    def add_container(
+        self, identity: ContainerIdentity, cgroup: CgroupId, init_pid: int, armed: bool, *, pod_level: bool = False
+    ) -> Added:
         """Take a container in, or what a newer message says of a known one.
 
-        `init_pid` 0 keeps the pid that is known. Raises NamespaceConflict, WorkloadIdsExhausted.
+        `init_pid` 0 keeps the pid that is known. `pod_level`: the cgroup is the pod's own. Raises
+        NamespaceConflict, WorkloadIdsExhausted.
         """
         self._check_namespace(identity)
         old = self._records.get(identity.container_id)
@@ -147,6 +151,7 @@ class Registry:
             workload,
             armed or (stays is not None and stays.armed),
             init_pid or (stays.init_pid if stays else 0),
+            pod_level,
         )
         self._store(record)
         operations: list[Operation] = [SetBinding(cgroup, self._binding(record))]
@@ -244,11 +249,15 @@ class Registry:
 
     def _binding(self, record: Record) -> Binding:
         bits = self._pods[_pod_key(record.identity)].bits
-        return Binding(bits, record.workload, record.armed, record.init_pid)
+        return Binding(bits, record.workload, record.armed, record.init_pid, record.pod_level)
 
     def host(self) -> SetHost:
         """What the kernel must hold for host processes now."""
         return SetHost(self._scopes.everything)
+
+    def quarantine(self) -> SetQuarantine:
+        """What the kernel must hold for quarantined containers now."""
+        return SetQuarantine(self._scopes.all)
 
     def containers(self) -> tuple[Record, ...]:
         """All known containers, in the order of their workload ids."""

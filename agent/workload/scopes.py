@@ -119,6 +119,8 @@ class ScopeIndex:
         self._groups: dict[str | None, _Group] = {}
         self.everything = 0
         """The bits of the policies that apply to everything."""
+        self.all = 0
+        """The bits of all policies."""
 
     def __contains__(self, policy: PolicyId) -> bool:
         return policy in self._scopes
@@ -126,6 +128,7 @@ class ScopeIndex:
     def add(self, policy: PolicyId, scope: Scope) -> None:
         """File a policy; its id must not be filed yet."""
         self._scopes[policy] = scope
+        self.all |= 1 << policy
         if scope.is_everything:
             self.everything |= 1 << policy
         else:
@@ -136,6 +139,7 @@ class ScopeIndex:
         scope = self._scopes.pop(policy, None)
         if scope is None:
             return None
+        self.all &= ~(1 << policy)
         if scope.is_everything:
             self.everything &= ~(1 << policy)
             return scope

@@ -9,9 +9,11 @@
 #include "maps/bindings.h"
 #include "maps/counters.h"
 #include "maps/deferred.h"
+#include "maps/doors.h"
 
 #define PG_DEV_FD_LEN 8 /* "/dev/fd/" */
 #define PG_FD_DIGITS 10
+#define PG_PF_FORKNOEXEC 0x40 /* include/linux/sched.h, PF_FORKNOEXEC */
 
 PG_INLINE __u64 pg_cgroup_id(const struct cgroup *cgroup)
 {
@@ -32,6 +34,18 @@ PG_INLINE int pg_on_v2(const struct cgroup *cgroup)
 	pg_read(root, &cgroup->root);
 	pg_read(hierarchy, &root->hierarchy_id);
 	return hierarchy == 0;
+}
+
+/* The id of the cgroup above; 0 for the root. */
+PG_INLINE int pg_parent_cgroup(const struct cgroup *cgroup, __u64 *id)
+{
+	struct cgroup_subsys_state *parent = NULL;
+
+	pg_read(parent, &cgroup->self.parent);
+	if (!parent)
+		return 0;
+	*id = pg_cgroup_id((const struct cgroup *)((const char *)parent - offsetof(struct cgroup, self)));
+	return 1;
 }
 
 PG_INLINE void pg_search_from_now(void)
@@ -78,18 +92,13 @@ PG_INLINE void pg_nest(__u64 id, struct pg_binding *record)
 int pg_cgroup_mkdir(struct bpf_raw_tracepoint_args *ctx)
 {
 	const struct cgroup *cgroup = (const struct cgroup *)ctx->args[0];
-	struct cgroup_subsys_state *parent = NULL;
 	struct pg_binding *from, record = {};
-	__u64 id, parent_id;
+	__u64 id, parent_id = 0;
 
-	if (!pg_on_v2(cgroup))
+	if (!pg_on_v2(cgroup) || !pg_parent_cgroup(cgroup, &parent_id))
 		return 0;
-	pg_read(parent, &cgroup->self.parent);
-	if (!parent)
-		return 0;
-	parent_id = pg_cgroup_id((const struct cgroup *)((const char *)parent - offsetof(struct cgroup, self)));
 	from = pg_lookup(bindings, &parent_id);
-	if (!from)
+	if (!from || pg_once(from->flags) & PG_FLAG_POD)
 		return 0;
 	id = pg_cgroup_id(cgroup);
 	record.self = id;
@@ -137,7 +146,8 @@ PG_INLINE void pg_arm(void)
 
 	if (!binding)
 		return;
-	id = pg_once(binding->owner);
+	if (pg_once(binding->owner) != PG_QUARANTINE)
+		id = pg_once(binding->owner);
 	init_pid = pg_lookup(arming, &id);
 	if (!init_pid || *init_pid != bpf_get_current_pid_tgid() >> 32)
 		return;
@@ -197,6 +207,130 @@ PG_INLINE void pg_keep_exec(__u32 old_pid, const struct linux_binprm *bprm)
 		pg_failed(error);
 }
 
+PG_INLINE void pg_add_entered(__u32 number)
+{
+	__u32 zero = 0, *entered = pg_lookup(entered, &zero);
+
+	if (entered)
+		__sync_fetch_and_add(entered, number);
+}
+
+/* One that cannot be noted is the container's from now on: its setup may meet a policy. */
+PG_INLINE void pg_enter(__u32 tgid, __u64 id)
+{
+	long error;
+
+	pg_add_entered(1); /* before it is there: whoever looks for it asks this first */
+	error = pg_update(entering, &tgid, &id, BPF_NOEXIST);
+	if (!error)
+		return;
+	pg_add_entered(-1);
+	if (error != -PG_EEXIST)
+		pg_failed(error);
+}
+
+PG_INLINE void pg_leave_entering(__u32 tgid)
+{
+	__u32 zero = 0, *entered = pg_lookup(entered, &zero);
+
+	if (entered && pg_once(*entered) && !pg_delete(entering, &tgid))
+		__sync_fetch_and_add(entered, -1);
+}
+
+PG_INLINE int pg_in_host_pid_ns(const struct task_struct *task)
+{
+	struct pid *pid = NULL;
+	unsigned int level = 1;
+
+	pg_read(pid, &task->thread_pid);
+	if (pid)
+		pg_read(level, &pid->level);
+	return level == 0;
+}
+
+/*
+ * A process that a process of the host forked into a container's pid namespace, and that has not called execve: runc
+ * puts its helper into the cgroup only when it is there. One of the container's own has a parent in the container, or
+ * has called execve.
+ */
+PG_INLINE int pg_is_sent_in(const struct task_struct *task)
+{
+	struct task_struct *parent = NULL;
+	unsigned int flags = 0;
+
+	pg_read(flags, &task->flags);
+	if (!(flags & PG_PF_FORKNOEXEC))
+		return 0;
+	pg_read(parent, &task->real_parent);
+	return parent && pg_in_host_pid_ns(parent);
+}
+
+/*
+ * cgroup_attach_task(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup): task is in
+ * dst_cgrp now. A process of the host that another one of the host puts into a container's cgroup is the runtime's
+ * helper of an exec until it calls execve. One of a container is not: it has a pid namespace of its own, and who moves
+ * it within the container is in the container too. Nor is one that moves itself: it may come from the container.
+ */
+int pg_cgroup_attach(struct bpf_raw_tracepoint_args *ctx)
+{
+	const struct cgroup *cgroup = (const struct cgroup *)ctx->args[0];
+	const struct task_struct *task = (const struct task_struct *)ctx->args[2];
+	__u64 id, mine;
+	pid_t tgid = 0;
+
+	if (!pg_on_v2(cgroup))
+		return 0;
+	id = pg_cgroup_id(cgroup);
+	if (!pg_lookup(bindings, &id) || !(pg_in_host_pid_ns(task) || pg_is_sent_in(task)))
+		return 0;
+	pg_read(tgid, &task->tgid);
+	if (tgid != bpf_get_current_pid_tgid() >> 32 && !pg_own_record(&mine))
+		pg_enter(tgid, id);
+	return 0;
+}
+
+/*
+ * sched_process_fork(struct task_struct *parent, struct task_struct *child): the helper's children are helpers too, and
+ * so is a child that the host makes in the container's cgroup at once (CLONE_INTO_CGROUP).
+ */
+int pg_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	const struct task_struct *child = (const struct task_struct *)ctx->args[1];
+	__u32 parent_tgid = bpf_get_current_pid_tgid() >> 32;
+	__u64 mine, id, *from;
+	struct css_set *set = NULL;
+	struct cgroup *cgroup = NULL;
+	pid_t tgid = 0;
+
+	pg_read(tgid, &child->tgid);
+	if (tgid == parent_tgid)
+		return 0;
+	pg_read(set, &child->cgroups);
+	pg_read(cgroup, &set->dfl_cgrp);
+	id = pg_cgroup_id(cgroup);
+	from = pg_lookup(entering, &parent_tgid);
+	if (!from && (id == bpf_get_current_cgroup_id() || !pg_lookup(bindings, &id) || pg_own_record(&mine)))
+		return 0;
+	pg_enter(tgid, id);
+	return 0;
+}
+
+/* sched_process_exit(struct task_struct *p): the process is gone with its last thread, and its id is anybody's. */
+int pg_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	const struct task_struct *task = (const struct task_struct *)ctx->args[0];
+	struct signal_struct *signal = NULL;
+	int live = 1;
+
+	pg_read(signal, &task->signal);
+	if (signal)
+		pg_read(live, &signal->live.counter);
+	if (live)
+		return 0;
+	pg_leave_entering(bpf_get_current_pid_tgid() >> 32);
+	return 0;
+}
+
 /*
  * sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm): the new image is in place and
  * has run nothing yet. Only the init process that the binding names arms the container.
@@ -204,6 +338,7 @@ PG_INLINE void pg_keep_exec(__u32 old_pid, const struct linux_binprm *bprm)
 int pg_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	pg_arm();
+	pg_leave_entering(bpf_get_current_pid_tgid() >> 32);
 	pg_keep_exec((__u32)ctx->args[1], (const struct linux_binprm *)ctx->args[2]);
 	return 0;
 }

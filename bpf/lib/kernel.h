@@ -22,6 +22,8 @@
 /* Copies one kernel field into a local of the same type; the local is zero when the read fails. */
 #define pg_read(dst, field_address) bpf_probe_read_kernel(&(dst), sizeof(dst), field_address)
 
+#define PG_EEXIST 17 /* include/uapi/asm-generic/errno-base.h */
+
 /* A load that the compiler neither repeats nor moves. */
 #define pg_once(lvalue) (*(volatile typeof(lvalue) *)&(lvalue))
 

@@ -11,6 +11,16 @@
  *
  * host: ARRAY[1] of struct pg_binding: every process in a cgroup without a record.
  *
+ * A quarantined cgroup has a record whose owner is PG_QUARANTINE: the one record under that key has every policy's bit,
+ * so one update changes what all quarantined containers are subject to.
+ *
+ * A pod's own cgroup has a record with PG_FLAG_POD. The containers' cgroups below it are not nested in it: they come
+ * into being before their runtime announces them, and are set up first.
+ *
+ * entering: HASH, tgid -> cgroup id: processes of the host in a container's cgroup that have not called execve there:
+ * the runtime's helper of an exec sets itself up in it. They count as the host's. entered: ARRAY[1] of u32, how many
+ * there are.
+ *
  * arming: HASH, cgroup id -> pid of the init process that the runtime holds. The entry says "pending"; its removal, at
  * that process's execve, arms the container. The binding's state is only a hint that saves the look-up: user space may
  * write an old state back with an update of the policies, and nothing is lost. Programs never write into a record.
@@ -24,6 +34,9 @@
 #define PG_POLICY_WORDS 16
 #define PG_CGROUP_LEVELS 16
 #define PG_NESTED_MAX 1024
+#define PG_QUARANTINE (~0ULL)		    /* no cgroup has this id */
+#define PG_WORKLOAD_QUARANTINED 0xffffffffU /* never given out */
+#define PG_FLAG_POD 1
 
 enum pg_binding_state { PG_STATE_PENDING = 1, PG_STATE_ARMED = 2 };
 
@@ -38,7 +51,7 @@ struct pg_binding {
 	__u32 workload;
 	__u32 state;
 	__u32 init_pid;
-	__u32 reserved;
+	__u32 flags;
 };
 _Static_assert(sizeof(struct pg_binding) == 160, "bindings value");
 
@@ -70,7 +83,24 @@ PG_INLINE int pg_pending(const struct pg_binding *binding, __u64 id, int exec_ho
 	return init_pid && !(exec_hook && *init_pid == bpf_get_current_pid_tgid() >> 32);
 }
 
-/* The nearest cgroup above the current one that has a record. */
+/*
+ * True for a process of the host that was put into a container's cgroup and has not called execve there. On a hook
+ * point of execve itself the call is the container's already.
+ */
+PG_INLINE int pg_is_entering(int exec_hook)
+{
+	__u32 zero = 0, *entered, tgid;
+
+	if (exec_hook)
+		return 0;
+	entered = pg_lookup(entered, &zero);
+	if (!entered || !pg_once(*entered))
+		return 0;
+	tgid = bpf_get_current_pid_tgid() >> 32;
+	return pg_lookup(entering, &tgid) != NULL;
+}
+
+/* The nearest cgroup above the current one that has a container's record. */
 PG_INLINE struct pg_binding *pg_above(__u64 *id)
 {
 	struct pg_binding *binding, *nearest = NULL;
@@ -82,7 +112,7 @@ PG_INLINE struct pg_binding *pg_above(__u64 *id)
 		if (!above)
 			break;
 		binding = pg_lookup(bindings, &above);
-		if (binding) {
+		if (binding && !(pg_once(binding->flags) & PG_FLAG_POD)) {
 			nearest = binding;
 			*id = above;
 		}
@@ -110,8 +140,8 @@ PG_INLINE struct pg_binding *pg_own_record(__u64 *id)
  */
 PG_INLINE struct pg_binding *pg_subject(__u64 *key, int exec_hook)
 {
-	__u64 id, owner;
-	struct pg_binding *binding = pg_own_record(&id);
+	__u64 id, owner, held;
+	struct pg_binding *binding = pg_own_record(&id), *holder = binding;
 
 	*key = 0;
 	if (!binding)
@@ -119,6 +149,7 @@ PG_INLINE struct pg_binding *pg_subject(__u64 *key, int exec_hook)
 	owner = pg_once(binding->owner);
 	if (pg_once(binding->self) != id)
 		return NULL;
+	held = owner == PG_QUARANTINE ? id : owner;
 	if (owner != id) {
 		binding = pg_lookup(bindings, &owner);
 		if (!binding) {
@@ -126,7 +157,9 @@ PG_INLINE struct pg_binding *pg_subject(__u64 *key, int exec_hook)
 			return pg_host();
 		}
 	}
-	if (pg_pending(binding, owner, exec_hook))
+	if (owner != PG_QUARANTINE)
+		holder = binding;
+	if (pg_pending(holder, held, exec_hook) || pg_is_entering(exec_hook))
 		return pg_host();
 	*key = owner;
 	return binding;

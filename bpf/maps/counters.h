@@ -19,6 +19,10 @@ enum pg_counter {
 	PG_COUNT_ORPHAN,	 /* a child cgroup whose container is not bound any more */
 	PG_COUNT_SIGNAL_FAILED,	 /* bpf_send_signal refused: not enforced */
 	PG_COUNT_ARMED,		 /* entrypoints seen at their execve */
+	PG_COUNT_UNANNOUNCED,	 /* containers whose first execve no hook had announced */
+	PG_COUNT_UNWATCHED,	 /* cgroups of containers that could not be noted: unannounced ones go unseen */
+	PG_COUNT_HELD,		 /* processes stopped at their execve */
+	PG_COUNT_NOTICE_LOST,	 /* the agent's ring was full */
 	PG_COUNTERS
 };
 

@@ -15,6 +15,7 @@ from rthook.errors import AgentRefused
 from tests.support.wait import wait_until
 from tests.support.workload import (
     HELD,
+    RUNNING,
     Cgroup,
     Identity,
     Node,
@@ -182,7 +183,7 @@ def test_execve_by_the_runtime_beside_the_held_process_is_not_checked(bound: Nod
         init.end()
 
 
-@pytest.mark.parametrize("again", [HELD, 2])
+@pytest.mark.parametrize("again", [HELD, RUNNING])
 def test_second_announcement_does_not_disarm(bound: Node, again: Any) -> None:
     with bound.cgroup() as group:
         init = held(bound, group, steps(["exec"], ["wait"], VIOLATION))
@@ -193,10 +194,12 @@ def test_second_announcement_does_not_disarm(bound: Node, again: Any) -> None:
         assert init.end().killed
 
 
-def test_second_announcement_of_a_held_process_keeps_it_pending(bound: Node) -> None:
+@pytest.mark.parametrize("again", [HELD, RUNNING])
+def test_second_announcement_of_a_held_process_keeps_it_pending(bound: Node, again: Any) -> None:
+    """Who says that it runs has let it go a moment ago, and its execve is still to come."""
     with bound.cgroup() as group:
         init = held(bound, group, steps(VIOLATION, ["exec"], VIOLATION))
-        bound.announce(init.pid, DEFAULT, HELD, id=group.path.name)
+        bound.announce(init.pid, DEFAULT, again, id=group.path.name)
         init.go()
         ended = init.end()
     assert (ended.killed, ended.results) == (True, (-9,))

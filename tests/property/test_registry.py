@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The registry against a model that computes every binding from scratch, and a kernel that is a dictionary."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import hypothesis.strategies as st
 import pytest
@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from agent.policy.model import NAMESPACE_LABEL, LabelOperator, LabelSelector, Requirement
 from agent.workload.errors import NamespaceConflict, PolicyIdInUse
 from agent.workload.identity import CgroupId, ContainerId, ContainerIdentity, PodUid, PolicyId, WorkloadId
-from agent.workload.operations import Binding, DeleteBinding, Operation, SetBinding, SetHost
+from agent.workload.operations import Binding, DeleteBinding, Operation, SetBinding, SetHost, SetQuarantine
 from agent.workload.registry import Added, Changed, Registry
 from agent.workload.scopes import Scope
 
@@ -62,6 +62,7 @@ class _Known:
     workload: int
     armed: bool
     init_pid: int
+    pod_level: bool
 
 
 def _pod(identity: ContainerIdentity) -> tuple[str, ...]:
@@ -131,8 +132,10 @@ class RegistryMachine(RuleBasedStateMachine):
         self.policies.pop(policy, None)
         self.apply_changed(self.registry.remove_policy(policy))
 
-    @rule(identity=_identities(), cgroup=_cgroups, pid=st.integers(0, 2), armed=st.booleans())
-    def add_container(self, identity: ContainerIdentity, cgroup: CgroupId, pid: int, armed: bool) -> None:
+    @rule(identity=_identities(), cgroup=_cgroups, pid=st.integers(0, 2), armed=st.booleans(), pod_level=st.booleans())
+    def add_container(
+        self, identity: ContainerIdentity, cgroup: CgroupId, pid: int, armed: bool, pod_level: bool
+    ) -> None:
         namespaces = {
             other.identity.namespace for other in self.known.values() if _pod(other.identity) == _pod(identity)
         }
@@ -140,23 +143,28 @@ class RegistryMachine(RuleBasedStateMachine):
             with pytest.raises(NamespaceConflict):
                 self.registry.add_container(identity, cgroup, pid, armed)
             return
-        expected = self._expect(identity, cgroup, pid, armed)
+        expected = self._expect(_Known(identity, cgroup, self.workloads + 1, armed, pid, pod_level))
         displaced = tuple(key for key, other in self.known.items() if other.cgroup == cgroup and other != expected)
         displaced = tuple(key for key in displaced if key != identity.container_id)
         for key in displaced:
             del self.known[key]
         self.known[identity.container_id] = expected
         self.pod_labels[_pod(identity)] = identity.labels
-        self._check_added(self.registry.add_container(identity, cgroup, pid, armed), expected, displaced)
+        added = self.registry.add_container(identity, cgroup, pid, armed, pod_level=pod_level)
+        self._check_added(added, expected, displaced)
 
-    def _expect(self, identity: ContainerIdentity, cgroup: CgroupId, pid: int, armed: bool) -> _Known:
-        old = self.known.get(identity.container_id)
+    def _expect(self, new: _Known) -> _Known:
+        old = self.known.get(new.identity.container_id)
         if old is None:
             self.workloads += 1
-            return _Known(identity, cgroup, self.workloads, armed, pid)
-        if old.cgroup != cgroup:
-            return _Known(identity, cgroup, old.workload, armed, pid)
-        return _Known(identity, cgroup, old.workload, armed or old.armed, pid or old.init_pid)
+            return new
+        stays = old.cgroup == new.cgroup
+        return replace(
+            new,
+            workload=old.workload,
+            armed=new.armed or (stays and old.armed),
+            init_pid=new.init_pid or (old.init_pid if stays else 0),
+        )
 
     def _check_added(self, added: Added, expected: _Known, displaced: tuple[ContainerId, ...]) -> None:
         assert added.workload == expected.workload
@@ -203,13 +211,16 @@ class RegistryMachine(RuleBasedStateMachine):
     @invariant()
     def kernel_holds_what_the_model_computes(self) -> None:
         expected = {
-            known.cgroup: Binding(self._bits(known), WorkloadId(known.workload), known.armed, known.init_pid)
+            known.cgroup: Binding(
+                self._bits(known), WorkloadId(known.workload), known.armed, known.init_pid, known.pod_level
+            )
             for known in self.known.values()
         }
         assert self.kernel == expected
         host = sum(1 << policy for policy, scope in self.policies.items() if scope == Scope(None, None))
         assert self.kernel_host == host
         assert self.registry.host() == SetHost(host)
+        assert self.registry.quarantine() == SetQuarantine(sum(1 << policy for policy in self.policies))
 
     @invariant()
     def registry_answers_what_the_model_knows(self) -> None:
@@ -218,6 +229,7 @@ class RegistryMachine(RuleBasedStateMachine):
         for record in records:
             known = self.known[record.identity.container_id]
             assert (record.cgroup, record.armed, record.init_pid) == (known.cgroup, known.armed, known.init_pid)
+            assert record.pod_level is known.pod_level
             assert record.identity.labels == self.pod_labels[_pod(known.identity)]
             assert self.registry.workload(record.workload) == record
         for number in range(1, 5):

@@ -35,6 +35,15 @@ def build_calls(folder: Path) -> Path:
     return target
 
 
+def build_first(folder: Path) -> tuple[Path, Path]:
+    """Compiles programs/first.c: the program, and the file that it makes with its first instructions."""
+    source = project_dir() / "tests/support/programs/first.c"
+    target, made = folder / "first", folder / "made"
+    define = f'-DFIRST="{made}"'
+    subprocess.run(["gcc", "-Wall", "-Werror", "-static", "-nostdlib", define, "-o", target, source], check=True)
+    return target, made
+
+
 def number_of(syscall: str) -> str:
     return str(NUMBERS[syscall])
 
@@ -146,6 +155,10 @@ class Cgroup:
         self._started.append(running)
         return running
 
+    def put(self, pid: int, at: Path | None = None) -> None:
+        """Moves a process into this cgroup or one below it, as a runtime does."""
+        ((at or self.path) / "cgroup.procs").write_text(str(pid))
+
     def run(self, words: Sequence[str], at: Path | None = None) -> Ended:
         """Runs calls in this cgroup or one below it."""
         return self.start(words, at).end()
@@ -242,6 +255,17 @@ def start_node(program: Path, *options: str) -> Iterator[Node]:
             yield node
         finally:
             node.close()
+
+
+@contextmanager
+def outside(program: Path, words: Sequence[str]) -> Iterator[Running]:
+    """A process of no container that waits for the first time."""
+    running = Running(program, ["-", "wait", "--", *words])
+    try:
+        running.await_waiting()
+        yield running
+    finally:
+        running.close()
 
 
 def message(pid: int, identity: Identity, phase: int = RUNNING, /, **fields: Any) -> hook_pb2.Container:

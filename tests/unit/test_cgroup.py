@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from agent.kernel.cgroup import CgroupFinder, ProcessCgroup, cut_at, expected_component, parse_proc_cgroup
 from agent.kernel.errors import CgroupError
+from tests.support.wait import wait_until
 
 
 class _Machine:
@@ -32,6 +34,14 @@ class _Machine:
         folder.mkdir(exist_ok=True)
         (folder / "cgroup").write_text(f"12:cpu:/old\n0::{cgroup}\n")
         (folder / "stat").write_text(f"{pid} ({comm}) {state} 1 1")
+
+    def works(self, pid: int, image: Path, voluntary: int, forced: int = 0) -> None:
+        """How often the process was scheduled away, and what it executes."""
+        folder = self.proc / str(pid)
+        (folder / "exe").unlink(missing_ok=True)
+        (folder / "exe").symlink_to(image)
+        counts = f"voluntary_ctxt_switches:\t{voluntary}\nnonvoluntary_ctxt_switches:\t{forced}\n"
+        (folder / "status").write_text(f"Name:\tctxt_switches\nState:\tS (sleeping)\nThreads:\t7\n{counts}")
 
 
 @pytest.fixture
@@ -189,3 +199,68 @@ def test_a_process_that_changed_is_not_still_there(machine: _Machine, change: st
         machine.cgroup(other)
         machine.process(7, other)
     assert not machine.finder.still_there(7, found)
+
+
+def test_any_process_has_a_cgroup_the_hosts_too(machine: _Machine) -> None:
+    inode = machine.cgroup("/system.slice")
+    machine.process(7, "/system.slice")
+    machine.process(8, "/")
+    machine.process(9, "/system.slice", "Z")
+    found = [machine.finder.of_any(pid) for pid in (7, 8, 9)]
+    assert [(cgroup.id, cgroup.path) for cgroup in found] == [
+        (inode, "/system.slice"),
+        (machine.root.stat().st_ino, "/"),
+        (inode, "/system.slice"),
+    ]
+    with pytest.raises(CgroupError, match="is gone"):
+        machine.finder.of_any(99)
+
+
+def test_a_path_has_an_id(machine: _Machine) -> None:
+    inode = machine.cgroup("/a/b")
+    assert machine.finder.id_of("/a/b") == inode
+    with pytest.raises(CgroupError, match="cgroup /a/c is not below"):
+        machine.finder.id_of("/a/c")
+
+
+def test_a_process_that_does_nothing_makes_no_progress(machine: _Machine, tmp_path: Path) -> None:
+    images = [tmp_path / name for name in ("runc", "sh")]
+    for image in images:
+        image.touch()
+    machine.process(7, "/c1")
+    seen = []
+    for number, voluntary, forced in ((0, 5, 1), (0, 5, 1), (0, 6, 1), (0, 6, 2), (1, 6, 2)):
+        machine.works(7, images[number], voluntary, forced)
+        seen.append(machine.finder.progress(7))
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 4
+    assert seen[0] == (images[0].stat().st_dev, images[0].stat().st_ino, 5, 1)
+
+
+def test_a_process_that_is_gone_has_no_progress(machine: _Machine) -> None:
+    assert machine.finder.progress(7) is None
+    machine.process(7, "/c1")
+    assert machine.finder.progress(7) is None
+
+
+def test_a_process_that_waits_makes_no_progress_until_it_goes_on() -> None:
+    finder = CgroupFinder(Path("/sys/fs/cgroup"))
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stat = Path(f"/proc/{process.pid}/stat")
+
+        def write() -> None:
+            process.stdin.write(b"x\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+            process.stdout.readline()  # type: ignore[union-attr]
+            wait_until(lambda: stat.read_text().rpartition(") ")[2].startswith("S"), 10.0, "cat to wait")
+
+        write()
+        before = finder.progress(process.pid)
+        assert before is not None
+        assert finder.progress(process.pid) == before
+        write()
+        assert finder.progress(process.pid) not in (None, before)
+        process.kill()
+    assert finder.progress(process.pid) is None

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from agent.events import layout as events
-from agent.kernel import hookpoints, layout
+from agent.kernel import doors, hookpoints, layout
 from agent.kernel.layout import BindingRecord, map_specs
 from agent.kernel.tracepoint import ARGS_OFFSET
 from agent.policy.codegen import PRELUDE
 from agent.policy.plan import MAX_RULES, MAX_SLOTS
-from agent.workload.identity import MAX_POLICIES
+from agent.workload.identity import MAX_POLICIES, MAX_WORKLOAD_ID, WORKLOAD_QUARANTINED
+from rthook import held
 from tests.support.names import project_dir
 
 # What the headers of bpf/ need of the kernel and of bcc to be read by gcc; nothing of it is ever called.
@@ -54,7 +55,16 @@ EVENT_FIELDS = (
     *("size", "kind", "flags", "time", "cgroup", "args", "pid", "tid", "uid", "workload", "policy", "rule", "selector"),
     *("error", "reserved", "comm", "len", "slot_flags", "slot_id"),
 )
-BINDING_FIELDS = ("self", "owner", "policies", "workload", "state", "init_pid", "reserved")
+BINDING_FIELDS = ("self", "owner", "policies", "workload", "state", "init_pid", "flags")
+DOOR_STRUCTS: dict[str, tuple[str, ...]] = {
+    "pg_doors": ("treatment", "fallback", "heartbeat", "stale", "deadline", "apart"),
+    "pg_stranger": ("seen", "execs", "reserved"),
+    "pg_held": ("cgroup", "since", "start"),
+    "pg_hook": ("inode", "device", "reserved"),
+    "pg_notice": (
+        *("kind", "treatment", "cgroup", "above", "time", "pid", "parent", "ns_pid", "level", "comm", "name"),
+    ),
+}
 STRUCTS = (
     "pg_binding",
     "pg_string",
@@ -65,6 +75,7 @@ STRUCTS = (
     "pg_error_site",
     "pg_hit",
     "pg_selfcheck",
+    *DOOR_STRUCTS,
 )
 NUMBERS = (
     *(
@@ -79,6 +90,10 @@ NUMBERS = (
     *("PG_EVENT_POLICY", "PG_EVENT_DEFERRED", "PG_STRING_CUT_TAIL", "PG_STRING_CUT_HEAD", "PG_STRING_UNREADABLE"),
     *("PG_TEXT_STRING", "PG_TEXT_BYTES", "PG_TEXT_FD", "PG_TEXT_BINARY", "PG_SLOT_BINARY"),
     *("PG_FILE", "PG_MAX_HITS"),
+    *("PG_QUARANTINE", "PG_WORKLOAD_QUARANTINED", "PG_FLAG_POD", "PG_NESTED_MAX", "PG_NAME_MAX"),
+    *(f"PG_TREAT_{kind.name}" for kind in doors.Treatment),
+    *(f"PG_FALL_{kind.name}" for kind in doors.Fallback),
+    *(f"PG_NOTICE_{kind.name}" for kind in doors.NoticeKind),
     *(f"PG_COUNT_{name.upper()}" for name in layout.COUNTERS),
 )
 
@@ -96,10 +111,12 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     wanted = [f"sizeof(struct {name})" for name in STRUCTS]
     wanted += [f"offsetof(struct pg_event, {name})" for name in (*EVENT_FIELDS, "data")]
     wanted += [f"offsetof(struct pg_binding, {name})" for name in BINDING_FIELDS]
+    for name, fields in DOOR_STRUCTS.items():
+        wanted += [f"offsetof(struct {name}, {field})" for field in fields]
     wanted += [f"offsetof(struct pg_sys_{name})" for name in ("enter, nr", "enter, args", "exit, nr", "exit, ret")]
     wanted += NUMBERS
     prints = "\n".join(f'printf("%s\\"{text}\\": %zu", n++ ? ", " : "", (size_t)({text}));' for text in wanted)
-    head = f"{SHIM}{PRELUDE}{selfcheck()}"
+    head = f'{SHIM}{PRELUDE}#include "maps/doors.h"\n{selfcheck()}'
     source = f'{head}\nint main(void) {{ int n = 0; printf("{{"); {prints} printf("}}"); return 0; }}\n'
     (folder / "layout.c").write_text(source)
     flags = ["-std=gnu11", "-O2", "-w", f"-I{project_dir() / 'bpf'}", "-Wl,--unresolved-symbols=ignore-all", "-no-pie"]
@@ -145,10 +162,29 @@ def test_binding_is_the_c_structure(compiled: dict[str, int]) -> None:
     assert compiled["PG_POLICY_WORDS"] == layout.POLICY_WORDS
 
 
+@pytest.mark.parametrize(
+    ("name", "form", "groups"),
+    [
+        ("pg_doors", layout.DOORS, (1,) * 6),
+        ("pg_stranger", layout.STRANGER, (1,) * 3),
+        ("pg_held", layout.HELD, (1,) * 3),
+        ("pg_hook", layout.HOOK, (1,) * 3),
+        ("pg_notice", layout.NOTICE, (1,) * 11),
+        ("pg_doors", held.DOORS, (1,) * 6),
+        ("pg_held", held.HELD, (1,) * 3),
+    ],
+)
+def test_doors_are_the_c_structures(
+    compiled: dict[str, int], name: str, form: struct.Struct, groups: tuple[int, ...]
+) -> None:
+    assert offsets(form, groups) == [compiled[f"offsetof(struct {name}, {field})"] for field in DOOR_STRUCTS[name]]
+    assert form.size == compiled[f"sizeof(struct {name})"]
+
+
 def test_maps_have_the_sizes_of_the_c_structures(compiled: dict[str, int]) -> None:
     sizes = {spec.name: (spec.key, spec.value, spec.entries) for spec in map_specs(4096, 77)}
     size = {name: compiled[f"sizeof(struct {name})"] for name in STRUCTS}
-    assert sizes["bindings"] == (8, size["pg_binding"], 77)
+    assert sizes["bindings"] == (8, size["pg_binding"], 77 + 1)
     assert sizes["host"] == (4, size["pg_binding"], 1)
     assert sizes["strings"] == (4, size["pg_string"], compiled["PG_SLOTS"])
     assert sizes["call"] == (4, size["pg_call"], 1)
@@ -160,6 +196,13 @@ def test_maps_have_the_sizes_of_the_c_structures(compiled: dict[str, int]) -> No
     assert sizes["counters"] == (4, 8, compiled["PG_COUNTERS"])
     assert sizes["events"] == (0, 0, 4096)
     assert sizes["selfcheck"][1] == size["pg_selfcheck"] == layout.SELFCHECK.size
+    assert sizes["entering"][:2] == (4, 8)
+    assert sizes["entered"] == (4, 4, 1)
+    assert sizes["strangers"][:2] == (8, size["pg_stranger"])
+    assert sizes["doors"] == (4, size["pg_doors"], 1)
+    assert sizes["held"][:2] == (4, size["pg_held"])
+    assert sizes["hook"] == (4, size["pg_hook"], 1)
+    assert sizes["notices"] == (0, 0, layout.NOTICE_RING)
     assert size["pg_error_site"] == layout.ERROR_SITE.size
     assert sizes["slots"][2] == 2 * hookpoints.MAX_HOOK_POINTS
 
@@ -179,13 +222,32 @@ def test_constants_are_those_of_the_headers(compiled: dict[str, int]) -> None:
     assert compiled["PG_TEXT_BINARY"] == events.BINARY_ID
 
 
+def test_doors_say_the_same_on_both_sides(compiled: dict[str, int]) -> None:
+    assert {kind: compiled[f"PG_TREAT_{kind.name}"] for kind in doors.Treatment} == {
+        kind: kind for kind in doors.Treatment
+    }
+    assert {kind: compiled[f"PG_FALL_{kind.name}"] for kind in doors.Fallback} == {
+        kind: kind for kind in doors.Fallback
+    }
+    assert {kind: compiled[f"PG_FALL_{kind.name}"] for kind in held.Fallback} == {kind: kind for kind in held.Fallback}
+    kinds = {kind: compiled[f"PG_NOTICE_{kind.name}"] for kind in doors.NoticeKind}
+    assert kinds == {kind: kind.value for kind in doors.NoticeKind}
+
+
+def test_quarantine_is_the_same_on_both_sides(compiled: dict[str, int]) -> None:
+    assert compiled["PG_QUARANTINE"] == layout.QUARANTINE
+    assert compiled["PG_WORKLOAD_QUARANTINED"] == WORKLOAD_QUARANTINED == MAX_WORKLOAD_ID + 1
+    assert compiled["PG_FLAG_POD"] == layout.FLAG_POD
+    assert compiled["PG_NESTED_MAX"] == layout.NESTED_MAX
+
+
 def test_files_of_failure_sites_are_those_that_name_their_number() -> None:
     for number, name in layout.FILES.items():
         assert f"#define PG_FILE {number}\n" in (Path(project_dir()) / name).read_text()
 
 
 def test_binding_record_survives_packing() -> None:
-    record = BindingRecord(1 << 1023 | 1 << 64 | 1, 2**64 - 1, 5, 2**32 - 1, layout.STATE_PENDING, 7)
+    record = BindingRecord(1 << 1023 | 1 << 64 | 1, 2**64 - 1, 5, 2**32 - 1, layout.STATE_PENDING, 7, layout.FLAG_POD)
     assert BindingRecord.unpack(record.pack()) == record
     assert len(record.pack()) == 160
 

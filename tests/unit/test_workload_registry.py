@@ -11,6 +11,7 @@ from agent.workload.errors import NamespaceConflict, PolicyIdInUse, PolicyIdOutO
 from agent.workload.identity import (
     MAX_POLICIES,
     MAX_WORKLOAD_ID,
+    WORKLOAD_QUARANTINED,
     CgroupId,
     ContainerId,
     ContainerIdentity,
@@ -19,7 +20,7 @@ from agent.workload.identity import (
     WorkloadId,
     freeze_labels,
 )
-from agent.workload.operations import Binding, DeleteBinding, SetBinding, SetHost
+from agent.workload.operations import Binding, DeleteBinding, SetBinding, SetHost, SetQuarantine
 from agent.workload.registry import Added, Changed, Registry
 from agent.workload.scopes import Scope
 
@@ -213,6 +214,30 @@ def test_workload_ids_end_and_the_refused_container_is_not_known(monkeypatch: py
     with pytest.raises(WorkloadIdsExhausted, match="no workload id is left"):
         _add(registry, _identity("b"), 100)
     assert [record.identity.container_id for record in registry.containers()] == ["a"]
+    assert registry.workload(WorkloadId(WORKLOAD_QUARANTINED)) is None
+
+
+def test_quarantine_has_the_policies_of_every_namespace() -> None:
+    registry = Registry()
+    assert registry.quarantine() == SetQuarantine(0)
+    for policy, scope in ((0, Scope()), (6, Scope("else")), (1023, Scope(None, _WEB))):
+        registry.add_policy(PolicyId(policy), scope)
+    assert registry.quarantine() == SetQuarantine(1 | 1 << 6 | 1 << 1023)
+    registry.remove_policy(PolicyId(6))
+    registry.remove_policy(PolicyId(7))
+    assert registry.quarantine() == SetQuarantine(1 | 1 << 1023)
+
+
+def test_pods_own_cgroup_gets_the_pods_policies() -> None:
+    registry = Registry()
+    registry.add_policy(PolicyId(9), Scope(None, _WEB))
+    _add(registry, _identity("a", app="web"), 100)
+    pod = registry.add_container(_identity("pod:a", app="web"), CgroupId(10), 0, armed=True, pod_level=True)
+    assert pod.operations == (SetBinding(CgroupId(10), Binding(1 << 9, WorkloadId(2), True, 0, pod_level=True)),)
+    assert [record.pod_level for record in registry.containers()] == [False, True]
+    # New labels of a pod are those of its own cgroup too.
+    assert _add(registry, _identity("a", app="db"), 100).cgroups == (CgroupId(10),)
+    assert _bits(registry, 10) == 0
 
 
 def _scopes() -> dict[str, list[Scope]]:

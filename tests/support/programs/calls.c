@@ -11,7 +11,11 @@
  *	enter DIR            moves into another cgroup
  *	wait                 prints "waiting" and waits for a line on standard input
  *	fork                 the other steps happen in a child; the parent ends as the child ended
+ *	child DIR            the same in a child that the parent has moved into a cgroup
+ *	into DIR             the same in a child that is made in a cgroup (clone3 with CLONE_INTO_CGROUP)
+ *	newpid               the same in the first process of a new pid namespace
  *	thread               the other steps happen in another thread
+ *	last                 the same, and the first thread ends at once
  *	exec                 the other steps happen in a new image of this program
  *
  * An ARG is i:NUMBER (64 bits, any base), s:TEXT, b:HEX (bytes), r:SIZE (a buffer), e:TEXT (without NUL, at the end of
@@ -20,12 +24,14 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -46,14 +52,15 @@ static void say(const char *text)
 		exit(98);
 }
 
-static void enter(const char *directory)
+/* pid 0: the caller. */
+static void move(const char *directory, pid_t pid)
 {
 	char path[4096];
 	int fd;
 
 	snprintf(path, sizeof(path), "%s/cgroup.procs", directory);
 	fd = open(path, O_WRONLY);
-	if (fd < 0 || write(fd, "0", 1) != 1)
+	if (fd < 0 || dprintf(fd, "%d", pid) < 0)
 		fail(path);
 	close(fd);
 }
@@ -169,26 +176,61 @@ static void *in_thread(void *words)
 	exit(0);
 }
 
-static void split_off(char **rest)
+static void end_as(pid_t child)
 {
 	int status;
-	pid_t child = fork();
 
-	if (child < 0)
-		fail("fork");
-	if (!child)
-		return run(rest);
 	if (waitpid(child, &status, 0) != child)
 		fail("waitpid");
 	exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
 }
 
-static void run_in_thread(char **rest)
+static void split_off(char **rest, unsigned long flags, const char *directory)
+{
+	struct clone_args args = {.flags = flags, .exit_signal = SIGCHLD};
+	pid_t child;
+
+	if (directory)
+		args.cgroup = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	child = syscall(SYS_clone3, &args, sizeof(args));
+	if (child < 0)
+		fail("clone3");
+	if (!child)
+		return run(rest);
+	end_as(child);
+}
+
+/* The child waits at the pipe until it is where it belongs. */
+static void split_off_moved(char **rest, const char *directory)
+{
+	int gate[2];
+	char byte;
+	pid_t child;
+
+	if (pipe(gate))
+		fail("pipe");
+	child = fork();
+	if (child < 0)
+		fail("fork");
+	if (!child) {
+		close(gate[1]);
+		if (read(gate[0], &byte, 1) < 0)
+			fail("read");
+		return run(rest);
+	}
+	move(directory, child);
+	close(gate[1]);
+	end_as(child);
+}
+
+static void run_in_thread(char **rest, int alone)
 {
 	pthread_t thread;
 
 	if (pthread_create(&thread, NULL, in_thread, rest))
 		fail("pthread_create");
+	if (alone)
+		pthread_exit(NULL);
 	pthread_join(thread, NULL);
 }
 
@@ -225,13 +267,21 @@ static char **step(char **words)
 		count++;
 	rest = words + count + (words[count] != NULL);
 	if (!strcmp(words[0], "enter"))
-		enter(words[1]);
+		move(words[1], 0);
 	else if (!strcmp(words[0], "wait"))
 		pause_for_line();
 	else if (!strcmp(words[0], "fork"))
-		split_off(rest);
+		split_off(rest, 0, NULL);
+	else if (!strcmp(words[0], "child"))
+		split_off_moved(rest, words[1]);
+	else if (!strcmp(words[0], "into"))
+		split_off(rest, CLONE_INTO_CGROUP, words[1]);
+	else if (!strcmp(words[0], "newpid"))
+		split_off(rest, CLONE_NEWPID, NULL);
 	else if (!strcmp(words[0], "thread"))
-		run_in_thread(rest);
+		run_in_thread(rest, 0);
+	else if (!strcmp(words[0], "last"))
+		run_in_thread(rest, 1);
 	else if (!strcmp(words[0], "exec"))
 		run_anew(rest);
 	else if (!strcmp(words[0], "int80"))
@@ -255,7 +305,7 @@ int main(int argc, char **argv)
 	if (argc < 2)
 		return 0;
 	if (strcmp(argv[1], "-"))
-		enter(argv[1]);
+		move(argv[1], 0);
 	run(argv + 2);
 	return 0;
 }

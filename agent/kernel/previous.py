@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an agent takes over of one that crashed: the containers that a hook put into quarantine since.
+
+They are bound in the maps of the earlier generations only. The pinned program of ours is there before this is read, so
+one that is put into quarantine at this moment is in our maps, or is found here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.kernel import bpf
+from agent.kernel.errors import KernelError
+from agent.kernel.layout import BINDING, CGROUP_KEY, QUARANTINE, BindingRecord
+from agent.kernel.maps import Bindings
+from agent.workload.identity import CgroupId
+from rthook.bpf import BpfError, read_shape
+
+
+def iterate_quarantined(generation: Path) -> Iterator[tuple[CgroupId, int]]:
+    """Cgroups, and the pid of the init process that has not called execve, else 0. KernelError for maps that are not
+    ours.
+    """
+    maps = generation / "maps"
+    with _open(maps / "bindings", CGROUP_KEY.size, BINDING.size) as bindings, _open(maps / "arming", 8, 4) as arming:
+        for key in bpf.keys(bindings.fileno(), CGROUP_KEY.size):
+            data = bpf.lookup(bindings.fileno(), key, BINDING.size)
+            cgroup = CgroupId(CGROUP_KEY.unpack(key)[0])
+            if data and cgroup != QUARANTINE and BindingRecord.unpack(data).quarantined:
+                pending = bpf.lookup(arming.fileno(), key, 4)
+                yield cgroup, int.from_bytes(pending, "little") if pending else 0
+
+
+def _open(pin: Path, key: int, value: int) -> bpf.Fd:
+    """A map whose keys and values have that size: the kernel writes whole values, whatever room there is for them."""
+    opened = bpf.open_pinned(pin)
+    try:
+        shape = read_shape(opened.fileno())
+    except BpfError as error:
+        raise KernelError(f"map {pin}", error.errno) from error
+    if (shape.key_size, shape.value_size) != (key, value):
+        raise KernelError(f"map {pin} has keys of {shape.key_size} and values of {shape.value_size} bytes", 0)
+    return opened
+
+
+def take_over(previous: Path, bindings: Bindings) -> tuple[int, tuple[str, ...]]:
+    """How many quarantined cgroups were bound anew, and what could not be read, in words."""
+    taken, faults = 0, []
+    for name in sorted(os.listdir(previous)) if previous.exists() else ():
+        try:
+            for cgroup, init_pid in iterate_quarantined(previous / name):
+                taken += bindings.put_in_quarantine(cgroup, init_pid)
+        except KernelError as error:
+            faults.append(f"{previous / name}: {error}")
+    return taken, tuple(faults)

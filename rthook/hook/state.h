@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the failure rule needs of the state JSON (OCI runtime specification, "State"): the container's namespace, its
+ * id and its pid. Anything that cannot be right makes the namespace "not known".
+ */
+#ifndef PODGATE_HOOK_STATE_H
+#define PODGATE_HOOK_STATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * Kubernetes lets a pod have 256 KiB of annotations; this is four times as much, fits the agent's limit of 4 MiB for a
+ * message, and leaves room for the hook in a container with 4 MiB of memory.
+ */
+#define MAX_STATE (1 << 20)
+/* The runtimes' own ids have 64 characters; the file systems that they name directories on allow this. */
+#define MAX_ID 255
+/* DNS-1123, a subdomain: what Kubernetes allows at most for any name. */
+#define MAX_NAMESPACE 253
+/* Linux's PID_MAX_LIMIT on 64 bits. */
+#define MAX_PID (1 << 22)
+
+enum runtime {
+	RUNTIME_AUTO,
+	RUNTIME_CONTAINERD,
+	RUNTIME_CRIO,
+	RUNTIME_PODMAN,
+};
+
+struct state {
+	const char *fault; /* why the namespace is not known, else NULL */
+	uint32_t pid;	   /* 0: not told */
+	bool has_id;
+	bool has_namespace; /* false without a fault: the container has none */
+	char id[MAX_ID];
+	size_t id_length;
+	char namespace[MAX_NAMESPACE];
+	size_t namespace_length;
+};
+
+void state_parse(struct state *state, const char *bytes, size_t length, enum runtime runtime);
+
+#endif

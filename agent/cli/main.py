@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tabulate import tabulate
 
 from agent.api import control_pb2
 from agent.cli.client import ControlClient, NoAgentError, connect
+from agent.cli.hooks import hooks
 from agent.policy.errors import PolicyErrors
 from agent.policy.reader import parse_policies
 from nri_plugin.ttrpc import RemoteError
@@ -25,6 +27,8 @@ from nri_plugin.ttrpc import RemoteError
 EXIT_REFUSED = 1
 EXIT_NO_AGENT = 3
 STDIN = "-"
+STAGE_HEADER = ("BY", "STAGE", "COUNT", "P50 MS", "P99 MS", "MAX MS", "HEADROOM MS", "LAST SUCCESS", "OUTCOMES")
+EVENTS = (b'{"type":"policy"', b'{"type":"unannounced"')
 
 json_option = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 
@@ -172,7 +176,7 @@ def events(run_dir: Path, count: int | None, timeout: float | None) -> None:
                 continue
             sys.stdout.buffer.write(line)
             sys.stdout.flush()
-            seen += line.startswith(b'{"type":"policy"')
+            seen += line.startswith(EVENTS)
             if count and seen >= count:
                 return
     except TimeoutError:
@@ -205,8 +209,29 @@ def status(run_dir: Path, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(fields, indent=2))
         return
+    stages = fields.pop("stages")
     rows = [(name, json.dumps(value) if isinstance(value, dict | list) else value) for name, value in fields.items()]
     click.echo(tabulate(rows, tablefmt="plain"))
+    if stages:
+        click.echo()
+        click.echo(tabulate(map(_stage_row, stages), STAGE_HEADER, tablefmt="plain"))
+
+
+main.add_command(hooks)
+
+
+def _stage_row(stage: dict[str, Any]) -> tuple[object, ...]:
+    """Milliseconds; - for what is not known."""
+    last = int(stage["last_success_us"])
+    return (
+        stage["door"],
+        stage["stage"],
+        stage["count"],
+        *(f"{int(stage[name]) / 1000:.2f}" for name in ("p50_us", "p99_us", "max_us")),
+        f"{int(stage['headroom_us']) / 1000:.0f}" if int(stage["timeout_us"]) else "-",
+        datetime.fromtimestamp(last / 1e6, UTC).isoformat(timespec="seconds") if last else "-",
+        " ".join(f"{name}={count}" for name, count in sorted(stage["outcomes"].items())),
+    )
 
 
 @main.command()

@@ -37,7 +37,7 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The container that a decision is about, for the log; cut to MAX_NAME each."""
+    """The container or sandbox that a decision is about, for the log; cut to MAX_NAME each."""
 
     container_id: str
     pod: str
@@ -46,7 +46,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A container that cannot be bound, and why."""
+    """A container or sandbox that cannot be bound, and why."""
 
     subject: Subject
     reason: str
@@ -83,6 +83,25 @@ def parse_container(
     return converted if reason is None else Rejection(name_subject(sandbox, container.id), reason)
 
 
+def parse_pod(pod: nri_pb2.PodSandbox) -> hook_pb2.Container | Rejection:
+    """The pod's sandbox as the agent wants it: its pause process runs whenever we hear of it."""
+    converted = hook_pb2.Container(
+        id=pod.id,
+        pod_name=pod.name,
+        pod_namespace=pod.namespace,
+        pod_uid=pod.uid,
+        pod_labels=pod.labels,
+        cgroups_path=pod.linux.cgroups_path,
+        pid=pod.pid,
+        sandbox_id=pod.id,
+        phase=hook_pb2.PHASE_RUNNING,
+        kind=hook_pb2.KIND_SANDBOX,
+        cgroup_parent=pod.linux.cgroup_parent,
+    )
+    reason = find_fault(converted)
+    return converted if reason is None else Rejection(name_subject(parse_sandbox(pod), pod.id), reason)
+
+
 def find_image(container: nri_pb2.Container) -> str:
     """The image's reference, empty if the runtime does not tell."""
     candidates = [container.image.name, *(container.annotations.get(key, "") for key in IMAGE_ANNOTATIONS)]
@@ -99,8 +118,9 @@ def find_fault(container: hook_pb2.Container) -> str | None:
     for name in ("id", "name", "pod_name", "pod_namespace", "pod_uid", "image", "sandbox_id"):
         if len(getattr(container, name)) > MAX_NAME:
             return f"{name} is longer than {MAX_NAME} characters"
-    if len(container.cgroups_path) > MAX_PATH:
-        return f"cgroups_path is longer than {MAX_PATH} characters"
+    for name in ("cgroups_path", "cgroup_parent"):
+        if len(getattr(container, name)) > MAX_PATH:
+            return f"{name} is longer than {MAX_PATH} characters"
     if sum(len(key) + len(value) for key, value in container.pod_labels.items()) > MAX_LABELS_SIZE:
         return f"the pod's labels are larger than {MAX_LABELS_SIZE} characters"
     return None

@@ -27,8 +27,34 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def make_handler(log_file: str | None) -> logging.Handler:
-    """A handler on `log_file`, which may be rotated under it, or on stderr; OSError if it cannot be opened."""
-    handler = logging.StreamHandler() if log_file is None else logging.handlers.WatchedFileHandler(log_file)
+class LogFile(logging.handlers.WatchedFileHandler):
+    """Opens its file again when it was rotated. While that fails, lines are lost and the plugin goes on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+
+def make_handler(log_file: str | None, *, delay: bool = False) -> logging.Handler:
+    """A handler on `log_file`, which may be rotated under it, or on stderr; OSError if it cannot be opened.
+
+    delay: open it at the first line, and drop lines for as long as that fails.
+    """
+    if log_file is None:
+        handler: logging.Handler = logging.StreamHandler()
+    else:
+        handler = LogFile(log_file, delay=delay)
     handler.setFormatter(JsonFormatter())
     return handler
+
+
+def switch_handler(logger: logging.Logger, log_file: str) -> None:
+    """Send what `logger` gets to `log_file` from now on; OSError, and everything stays, if it cannot be opened."""
+    handler = make_handler(log_file)
+    for old in list(logger.handlers):
+        if isinstance(old.formatter, JsonFormatter):
+            logger.removeHandler(old)
+            old.close()
+    logger.addHandler(handler)

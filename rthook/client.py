@@ -72,6 +72,10 @@ class AgentClient:
         request = hook_pb2.BindRequest(container=container)
         return self._call("Bind", request, hook_pb2.BindResponse, deadline_s)
 
+    def announce(self, announced: hook_pb2.AnnounceRequest, deadline_s: float | None = None) -> hook_pb2.BindResponse:
+        """Have one container bound of which the caller knows no process; returns as `bind` does."""
+        return self._call("Announce", announced, hook_pb2.BindResponse, deadline_s)
+
     def unbind(self, container_id: str, deadline_s: float | None = None) -> hook_pb2.UnbindResponse:
         """Have one container forgotten; one that is not bound is not an error."""
         request = hook_pb2.UnbindRequest(container_id=container_id)
@@ -86,6 +90,10 @@ class AgentClient:
         """Tell the whole set of containers that the caller knows, and the ids of others that are not gone."""
         request = hook_pb2.SynchronizeRequest(containers=containers, keep=keep)
         return self._call("Synchronize", request, hook_pb2.SynchronizeResponse, deadline_s)
+
+    def report(self, request: hook_pb2.ReportRequest, deadline_s: float | None = None) -> None:
+        """Tell how the caller's own path fares."""
+        self._call("Report", request, hook_pb2.ReportResponse, deadline_s)
 
     def _call(self, method: str, request: Message, answer: type[_Answer], deadline_s: float | None) -> _Answer:
         seconds = self._deadline_s if deadline_s is None else deadline_s

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sockets and the log tap for the protocol tests."""
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,18 +31,29 @@ def runtime(tmp_path: Path) -> Iterator[FakeRuntime]:
 
 
 @pytest.fixture
-def config(tmp_path: Path, agent_path: Path) -> PluginConfig:
-    """Deadlines short enough for tests that run into them."""
+def rule_path(tmp_path: Path) -> Path:
+    """Where the failure rule would be; a test that needs another than `open` writes it."""
+    return tmp_path / "failure-rule"
+
+
+@pytest.fixture
+def config(tmp_path: Path, agent_path: Path, rule_path: Path) -> PluginConfig:
+    """Reconnecting soon. Nothing is watched or reported unless a test asks for it: see `watchful`."""
     return PluginConfig(
         str(tmp_path / "nri.sock"),
         str(agent_path),
-        bind_s=0.2,
-        synchronize_s=0.2,
-        resync_s=0.2,
-        unbind_s=0.2,
+        failure_rule=rule_path,
+        pin_dir=tmp_path / "pins",
         backoff_first_s=0.01,
         backoff_cap_s=0.05,
+        watch_s=60.0,
     )
+
+
+@pytest.fixture
+def watchful(config: PluginConfig) -> PluginConfig:
+    """Reports and looks around often."""
+    return dataclasses.replace(config, watch_s=0.02)
 
 
 @pytest.fixture

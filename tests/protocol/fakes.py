@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from google.protobuf.message import Message
+
 from nri_plugin.api import nri_pb2
 from nri_plugin.config import PluginConfig
 from nri_plugin.handlers import PLUGIN_SERVICE
@@ -31,12 +33,26 @@ from rthook.api import hook_pb2
 PATIENCE_S = 5.0
 
 
-def make_pod(uid: str = "uid-1") -> nri_pb2.PodSandbox:
-    return nri_pb2.PodSandbox(id="sandbox-1", name="web-0", uid=uid, namespace="shop", labels={"app": "web"})
+# A process that lives as long as the test: what has ended is not told to the agent again.
+PID = os.getpid()
+# What the runtime says that it waits, milliseconds: short enough for tests that run into the shares of it.
+REQUEST_TIMEOUT_MS = 500
+
+
+def make_pod(uid: str = "uid-1", pid: int = 0) -> nri_pb2.PodSandbox:
+    return nri_pb2.PodSandbox(
+        id="sandbox-1",
+        name="web-0",
+        uid=uid,
+        namespace="shop",
+        labels={"app": "web"},
+        pid=pid,
+        linux=nri_pb2.LinuxPodSandbox(cgroup_parent="/kubepods/pod1", cgroups_path="/kubepods/pod1/sandbox-1"),
+    )
 
 
 def make_container(
-    container_id: str = "c1", pid: int = 4242, state: "nri_pb2.ContainerState" = nri_pb2.CONTAINER_CREATED
+    container_id: str = "c1", pid: int = PID, state: "nri_pb2.ContainerState" = nri_pb2.CONTAINER_CREATED
 ) -> nri_pb2.Container:
     return nri_pb2.Container(
         id=container_id,
@@ -53,6 +69,57 @@ def start_event(container: nri_pb2.Container) -> bytes:
     """The payload of the StateChange that tells a container's start."""
     event = nri_pb2.StateChangeEvent(event=nri_pb2.START_CONTAINER, pod=make_pod(), container=container)
     return event.SerializeToString()
+
+
+def configure_message(
+    runtime: str = "fake", timeout_ms: int = REQUEST_TIMEOUT_MS, config: str = "", version: str = "1.0"
+) -> bytes:
+    """The payload of Configure."""
+    request = nri_pb2.ConfigureRequest(
+        runtime_name=runtime, runtime_version=version, request_timeout=timeout_ms, config=config
+    )
+    return request.SerializeToString()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How a runtime tells an event: up to NRI 0.11 as StateChange, later by a call of its own."""
+
+    own_calls: bool
+
+    def run_sandbox(self, pod: nri_pb2.PodSandbox) -> tuple[str, bytes]:
+        """Method and payload; the others alike."""
+        own = nri_pb2.RunPodSandboxRequest(pod=pod)
+        return self._tell("RunPodSandbox", own, nri_pb2.RUN_POD_SANDBOX, pod)
+
+    def remove_sandbox(self, pod: nri_pb2.PodSandbox) -> tuple[str, bytes]:
+        own = nri_pb2.RemovePodSandboxRequest(pod=pod)
+        return self._tell("RemovePodSandbox", own, nri_pb2.REMOVE_POD_SANDBOX, pod)
+
+    def start(self, container: nri_pb2.Container, pod: nri_pb2.PodSandbox | None = None) -> tuple[str, bytes]:
+        pod = make_pod() if pod is None else pod
+        own = nri_pb2.StartContainerRequest(pod=pod, container=container)
+        return self._tell("StartContainer", own, nri_pb2.START_CONTAINER, pod, container)
+
+    def remove(self, container: nri_pb2.Container) -> tuple[str, bytes]:
+        own = nri_pb2.RemoveContainerRequest(pod=make_pod(), container=container)
+        return self._tell("RemoveContainer", own, nri_pb2.REMOVE_CONTAINER, make_pod(), container)
+
+    def _tell(
+        self,
+        method: str,
+        own: Message,
+        event: "nri_pb2.Event",
+        pod: nri_pb2.PodSandbox,
+        container: nri_pb2.Container | None = None,
+    ) -> tuple[str, bytes]:
+        if self.own_calls:
+            return method, own.SerializeToString()
+        change = nri_pb2.StateChangeEvent(event=event, pod=pod, container=container)
+        return "StateChange", change.SerializeToString()
+
+
+GENERATIONS = (Generation(own_calls=False), Generation(own_calls=True))
 
 
 class RuntimeSide:
@@ -93,9 +160,9 @@ class RuntimeSide:
         """An empty answer, as RegisterPlugin gets it."""
         self.sock.sendall(mux_frames(RUNTIME_CONNECTION, self.server.respond(stream_id, b"")))
 
-    def ask(self, method: str, payload: bytes) -> int:
+    def ask(self, method: str, payload: bytes, timeout_ns: int = 0) -> int:
         """Send a call without waiting; its stream id."""
-        stream_id, frame = self.client.request(PLUGIN_SERVICE, method, payload)
+        stream_id, frame = self.client.request(PLUGIN_SERVICE, method, payload, timeout_ns)
         self.sock.sendall(mux_frames(PLUGIN_CONNECTION, frame))
         return stream_id
 
@@ -104,15 +171,20 @@ class RuntimeSide:
             assert self.read(), "the plugin closed instead of answering"
         return self._responses.pop(stream_id)
 
-    def call(self, method: str, payload: bytes = b"") -> Response:
-        return self.await_answer(self.ask(method, payload))
+    def call(self, method: str, payload: bytes = b"", timeout_ns: int = 0) -> Response:
+        return self.await_answer(self.ask(method, payload, timeout_ns))
 
-    def bring_up(self, containers: Iterable[nri_pb2.Container] = ()) -> None:
+    def bring_up(
+        self,
+        containers: Iterable[nri_pb2.Container] = (),
+        configure: bytes | None = None,
+        pod: nri_pb2.PodSandbox | None = None,
+    ) -> None:
         """Registration, configuration and synchronization, as containerd does them."""
         self.answer(self.next_request().stream_id)
-        configured = self.call("Configure", nri_pb2.ConfigureRequest(runtime_name="fake").SerializeToString())
+        configured = self.call("Configure", configure_message() if configure is None else configure)
         assert configured.code is Code.OK
-        inventory = nri_pb2.SynchronizeRequest(pods=[make_pod()], containers=containers)
+        inventory = nri_pb2.SynchronizeRequest(pods=[make_pod() if pod is None else pod], containers=containers)
         assert self.call("Synchronize", inventory.SerializeToString()).code is Code.OK
 
 
@@ -184,6 +256,7 @@ def agree(request: Request) -> Reaction:
         "Bind": hook_pb2.BindResponse(cgroup_id=77, workload_id=5, policies=3, bind_us=120),
         "Unbind": hook_pb2.UnbindResponse(was_bound=True),
         "Synchronize": hook_pb2.SynchronizeResponse(bound=1),
+        "Report": hook_pb2.ReportResponse(),
     }
     return answers[request.method].SerializeToString()
 

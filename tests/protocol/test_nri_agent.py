@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plugin between the runtime and an agent that refuses, hangs, is absent, or restarts."""
+"""The plugin between the runtime and an agent that hangs, is absent, or restarts."""
 
-import dataclasses
-import logging
+import subprocess
 import time
 from pathlib import Path
 
-import pytest
-
 from nri_plugin.api import nri_pb2
-from nri_plugin.config import OnAgentDown, PluginConfig
+from nri_plugin.budget import SYNCHRONIZE
+from nri_plugin.config import PluginConfig
 from nri_plugin.ttrpc import Code, Request
 from rthook.api import hook_pb2
 from tests.protocol.fakes import (
-    PATIENCE_S,
+    GENERATIONS,
+    REQUEST_TIMEOUT_MS,
     FakeAgent,
     FakeRuntime,
     Hang,
@@ -24,10 +23,12 @@ from tests.protocol.fakes import (
     agree,
     fields_of,
     make_container,
-    make_pod,
     running,
-    start_event,
 )
+
+TIMEOUT_S = REQUEST_TIMEOUT_MS / 1e3
+# How containerd 1.7 and 2.1 tell a start.
+start = GENERATIONS[0].start
 
 
 def announced(request: Request) -> dict[str, "hook_pb2.Phase"]:
@@ -35,111 +36,19 @@ def announced(request: Request) -> dict[str, "hook_pb2.Phase"]:
     return {c.id: c.phase for c in hook_pb2.SynchronizeRequest.FromString(request.payload).containers}
 
 
-def remove_event(container: nri_pb2.Container) -> bytes:
-    event = nri_pb2.StateChangeEvent(event=nri_pb2.REMOVE_CONTAINER, pod=make_pod(), container=container)
-    return event.SerializeToString()
-
-
-def hang_on_bind(request: Request) -> Reaction:
-    return Hang() if request.method == "Bind" else agree(request)
-
-
-def test_a_refusal_reaches_the_runtime_with_its_reason(
-    runtime: FakeRuntime, agent: FakeAgent, config: PluginConfig, tap: LogTap
-) -> None:
-    with running(config):
-        side = runtime.accept()
-        side.bring_up()
-        agent.react = lambda _: Refusal(Code.UNIMPLEMENTED, "cgroup id differs")
-        answer = side.call("StartContainer", start_message())
-        record = tap.await_event("start_container")
-    assert answer.code is Code.FAILED_PRECONDITION
-    assert "podgate: UNIMPLEMENTED: cgroup id differs" in answer.message
-    assert fields_of(record)["outcome"] == "refused"
-
-
-def start_message() -> bytes:
-    return nri_pb2.StartContainerRequest(pod=make_pod(), container=make_container()).SerializeToString()
-
-
-def test_a_start_that_makes_no_sense_is_refused_without_the_agent(
-    runtime: FakeRuntime, agent: FakeAgent, config: PluginConfig, tap: LogTap
-) -> None:
-    with running(config):
-        side = runtime.accept()
-        side.bring_up()
-        answer = side.call("StateChange", start_event(make_container(pid=0)))
-        assert fields_of(tap.await_event("start_container"))["outcome"] == "refused"
-    assert "pid 0" in answer.message
-    assert [request.method for request in agent.requests] == ["Synchronize"]
-
-
-@pytest.mark.parametrize(
-    ("choice", "code", "outcome"),
-    [
-        (OnAgentDown.OPEN, Code.OK, "agent_down_open"),
-        (OnAgentDown.CLOSED, Code.UNAVAILABLE, "agent_down_closed"),
-    ],
-)
-def test_without_an_agent_a_start_is_answered_as_configured(
-    runtime: FakeRuntime, config: PluginConfig, tap: LogTap, choice: OnAgentDown, code: Code, outcome: str
-) -> None:
-    with running(dataclasses.replace(config, on_agent_down=choice)):
-        side = runtime.accept()
-        side.bring_up()
-        assert side.call("StateChange", start_event(make_container())).code is code
-        record = tap.await_event("start_container")
-    assert record.levelno == logging.ERROR
-    assert fields_of(record)["outcome"] == outcome
-    assert "No such file" in str(fields_of(record)["reason"])
-    assert len(tap.named("agent_lost")) == 1
-
-
-@pytest.mark.parametrize(("choice", "code"), [(OnAgentDown.OPEN, Code.OK), (OnAgentDown.CLOSED, Code.UNAVAILABLE)])
-def test_an_agent_that_hangs_delays_a_start_by_the_deadline_only(
-    runtime: FakeRuntime, agent: FakeAgent, config: PluginConfig, choice: OnAgentDown, code: Code
-) -> None:
-    agent.react = hang_on_bind
-    with running(dataclasses.replace(config, on_agent_down=choice)):
-        side = runtime.accept()
-        side.bring_up()
-        start = time.monotonic()
-        assert side.call("StateChange", start_event(make_container())).code is code
-        assert 0.19 < time.monotonic() - start < 0.7
-
-
 def test_an_agent_that_hangs_does_not_fail_synchronize(
     runtime: FakeRuntime, agent: FakeAgent, config: PluginConfig, tap: LogTap
 ) -> None:
     agent.react = lambda _: Hang()
-    with running(dataclasses.replace(config, bind_s=PATIENCE_S)):
-        start = time.monotonic()
-        runtime.accept().bring_up()
-        assert 0.19 < time.monotonic() - start < 0.7
+    with running(config):
+        side = runtime.accept()
+        began = time.monotonic()
+        side.bring_up()
+        assert SYNCHRONIZE * TIMEOUT_S - 0.01 < time.monotonic() - began < TIMEOUT_S
         tap.await_event("nri_ready")
         agent.react = agree
         tap.await_event("agent_synchronized")
     assert len(tap.named("agent_lost")) == 1
-
-
-def test_a_start_during_housekeeping_waits_for_both_deadlines_at_most(
-    runtime: FakeRuntime, agent: FakeAgent, config: PluginConfig
-) -> None:
-    """The agent hangs on everything: a resync is under way most of the time, and the start comes behind it."""
-    agent.react = lambda _: Hang()
-    with running(config):
-        side = runtime.accept()
-        side.bring_up()
-        agent.await_requests("Synchronize", 2)
-        start = time.monotonic()
-        assert side.call("StateChange", start_event(make_container())).code is Code.OK
-        assert time.monotonic() - start < config.resync_s + config.bind_s + 0.2
-
-
-def test_the_limits_that_add_up_stay_below_the_runtimes_own() -> None:
-    config = PluginConfig("", "")
-    assert max(config.resync_s, config.unbind_s) + config.bind_s < 2
-    assert config.synchronize_s < 2
 
 
 def test_an_agent_that_restarts_is_told_all_containers(
@@ -150,7 +59,7 @@ def test_an_agent_that_restarts_is_told_all_containers(
         side = runtime.accept()
         with FakeAgent(agent_path) as first:
             side.bring_up([make_container("held"), make_container("old", state=nri_pb2.CONTAINER_RUNNING)])
-            assert side.call("StateChange", start_event(make_container("new"))).code is Code.OK
+            assert side.call(*start(make_container("new"))).code is Code.OK
             assert announced(first.await_requests("Synchronize")[0]) == {
                 "held": hook_pb2.PHASE_HELD,
                 "old": hook_pb2.PHASE_RUNNING,
@@ -179,7 +88,7 @@ def test_an_agent_whose_restart_shows_only_in_a_bind_is_told_all_containers(
     with running(config):
         side = runtime.accept()
         side.bring_up([make_container("old", state=nri_pb2.CONTAINER_RUNNING)])
-        assert side.call("StateChange", start_event(make_container("new"))).code is Code.OK
+        assert side.call(*start(make_container("new"))).code is Code.OK
         request = agent.await_requests("Synchronize", 2)[1]
     assert [made.method for made in agent.requests] == ["Synchronize", "Bind", "Bind", "Synchronize"]
     assert set(announced(request)) == {"old", "new"}
@@ -191,25 +100,27 @@ def test_a_container_that_started_unguarded_is_told_when_the_agent_comes(
     with running(config):
         side = runtime.accept()
         side.bring_up()
-        assert side.call("StateChange", start_event(make_container())).code is Code.OK
+        assert side.call(*start(make_container())).code is Code.OK
         with FakeAgent(agent_path) as agent:
             (request,) = agent.await_requests("Synchronize")
     assert announced(request) == {"c1": hook_pb2.PHASE_RUNNING}
 
 
-def test_a_container_that_was_refused_is_not_told(
+def test_what_has_ended_is_not_told_again_and_what_is_bound_of_it_stays(
     runtime: FakeRuntime, agent_path: Path, config: PluginConfig, tap: LogTap
 ) -> None:
     with running(config):
         side = runtime.accept()
-        with FakeAgent(agent_path) as first:
+        with subprocess.Popen(["sleep", "infinity"]) as process, FakeAgent(agent_path):
             side.bring_up()
-            first.react = lambda _: Refusal(Code.NOT_FOUND, "no")
-            side.call("StateChange", start_event(make_container()))
+            assert side.call(*start(make_container("ended", process.pid))).code is Code.OK
+            assert side.call(*start(make_container("lives"))).code is Code.OK
+            process.kill()
         tap.await_event("agent_lost")
         with FakeAgent(agent_path) as second:
             (request,) = second.await_requests("Synchronize")
-    assert announced(request) == {}
+    assert announced(request) == {"lives": hook_pb2.PHASE_RUNNING}
+    assert list(hook_pb2.SynchronizeRequest.FromString(request.payload).keep) == ["ended"]
 
 
 def test_a_removal_is_passed_on_and_not_told_again(
@@ -219,7 +130,7 @@ def test_a_removal_is_passed_on_and_not_told_again(
         side = runtime.accept()
         with FakeAgent(agent_path) as first:
             side.bring_up([make_container(state=nri_pb2.CONTAINER_RUNNING)])
-            assert side.call("StateChange", remove_event(make_container())).code is Code.OK
+            assert side.call(*GENERATIONS[0].remove(make_container())).code is Code.OK
             (unbind,) = first.await_requests("Unbind")
             assert hook_pb2.UnbindRequest.FromString(unbind.payload).container_id == "c1"
         tap.await_event("agent_lost")

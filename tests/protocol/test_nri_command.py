@@ -22,7 +22,9 @@ def test_a_signal_stops_it_with_exit_code_0(
     tmp_path: Path, runtime: FakeRuntime, agent: FakeAgent, number: signal.Signals
 ) -> None:
     log = tmp_path / "log"
-    arguments = ["--nri-socket", str(runtime.path), "--agent-socket", str(agent.path), "--log-file", str(log)]
+    rule, pins = tmp_path / "rule", tmp_path / "pins"
+    sockets = ["--nri-socket", str(runtime.path), "--agent-socket", str(agent.path)]
+    arguments = [*sockets, "--failure-rule", str(rule), "--pin-dir", str(pins), "--log-file", str(log)]
     with subprocess.Popen([*PLUGIN_PYTHON, *arguments, "--nice", "1"], stderr=subprocess.PIPE) as process:
         side = runtime.accept()
         side.bring_up()
@@ -33,8 +35,8 @@ def test_a_signal_stops_it_with_exit_code_0(
     assert (process.returncode, stderr) == (0, b"")
     # Whether the machine grants real-time scheduling is not this test's question.
     lines = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] != "priority_not_set"]
-    assert [line["event"] for line in lines] == ["agent_synchronized", "nri_ready", "start_container"]
-    assert lines[2]["outcome"] == "bound"
+    assert [line["event"] for line in lines] == ["failure_rule", "agent_synchronized", "nri_ready", "start_container"]
+    assert (lines[0]["file"], lines[3]["outcome"]) == (str(rule), "bound")
 
 
 def test_a_log_file_that_cannot_be_opened_is_a_usage_error(tmp_path: Path) -> None:

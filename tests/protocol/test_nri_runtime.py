@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plugin against a scripted runtime: registration, torn and broken streams, restarts."""
 
+import dataclasses
+import itertools
 import struct
 from pathlib import Path
 
@@ -16,16 +18,20 @@ from nri_plugin.ttrpc import (
     RUNTIME_CONNECTION,
     Code,
     MessageType,
+    Request,
     mux_frames,
     write_frame,
 )
+from nri_plugin.ttrpc.message import encode_request
 from tests.protocol.fakes import (
+    GENERATIONS,
     FakeAgent,
     FakeRuntime,
     LogTap,
     RuntimeSide,
     fields_of,
     make_container,
+    make_pod,
     running,
     start_event,
 )
@@ -159,6 +165,37 @@ def test_a_flood_of_calls_is_answered_or_refused_each(runtime: FakeRuntime, conf
         assert side.call("Shutdown").code is Code.OK
 
 
+def test_a_flood_of_events_is_answered_each(runtime: FakeRuntime, agent: FakeAgent, config: PluginConfig) -> None:
+    """As many as fit are under way at any time, and starts are among them."""
+    with running(config):
+        side = runtime.accept()
+        side.bring_up()
+        ended, started = GENERATIONS[0].remove_sandbox(make_pod()), GENERATIONS[0].start(make_container())
+        for _ in range(20):
+            asked = [side.ask(*(started if number % 50 == 0 else ended)) for number in range(MAX_OPEN_STREAMS)]
+            assert {side.await_answer(stream_id).code for stream_id in asked} == {Code.OK}
+        assert len(agent.await_requests("Bind", 60)) == 60
+
+
+def flood(side: RuntimeSide) -> None:
+    """Requests for as long as somebody takes them; no answer is read."""
+    for stream_id in itertools.count(1_000_001, 2):
+        request = encode_request(Request(stream_id, PLUGIN_SERVICE, "Nonsense", b""))
+        side.sock.sendall(mux_frames(PLUGIN_CONNECTION, write_frame(MessageType.REQUEST, stream_id, request)))
+
+
+def test_a_runtime_that_floods_and_reads_no_answers_is_left_and_found_again(
+    runtime: FakeRuntime, config: PluginConfig, tap: LogTap
+) -> None:
+    with running(dataclasses.replace(config, io_s=0.1)):
+        side = runtime.accept()
+        side.bring_up()
+        with pytest.raises(OSError, match=r"Broken pipe|Connection reset"):
+            flood(side)
+        runtime.accept().bring_up()
+        tap.await_event("nri_ready", 2)
+
+
 def test_an_end_within_a_message_reconnects(runtime: FakeRuntime, config: PluginConfig, tap: LogTap) -> None:
     with running(config):
         side = runtime.accept()
@@ -192,8 +229,7 @@ def test_a_refused_registration_is_tried_again(runtime: FakeRuntime, config: Plu
 
 
 def test_a_runtime_that_says_nothing_is_given_up(runtime: FakeRuntime, config: PluginConfig, tap: LogTap) -> None:
-    impatient = PluginConfig(config.nri_socket, config.agent_socket, registration_s=0.05, backoff_first_s=0.01)
-    with running(impatient):
+    with running(dataclasses.replace(config, registration_s=0.05)):
         runtime.accept().read_to_end()
         assert "registration" in str(fields_of(tap.await_event("nri_lost"))["reason"])
         runtime.accept()
@@ -218,8 +254,7 @@ def test_a_runtime_that_restarts_is_found_again(
 
 
 def test_stop_ends_a_plugin_that_waits_for_the_runtime(config: PluginConfig, tap: LogTap) -> None:
-    slow = PluginConfig(config.nri_socket, config.agent_socket, backoff_first_s=60.0, backoff_cap_s=60.0)
-    with running(slow):
+    with running(dataclasses.replace(config, backoff_first_s=60.0, backoff_cap_s=60.0)):
         tap.await_event("nri_lost")
 
 

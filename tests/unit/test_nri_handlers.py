@@ -9,22 +9,25 @@ from hypothesis import strategies as st
 
 from nri_plugin import synchronize
 from nri_plugin.api import nri_pb2
-from nri_plugin.containers import MAX_LABELS_SIZE, MAX_NAME, MAX_PATH, MAX_PID
+from nri_plugin.containers import MAX_LABELS_SIZE, MAX_NAME, MAX_PATH, MAX_PID, Rejection
 from nri_plugin.handlers import (
     PLUGIN_SERVICE,
     Action,
     Answer,
     Bind,
+    BindSandbox,
+    Configure,
     Refuse,
     Synchronize,
     Unbind,
+    Unreadable,
     compute_event_mask,
     handle,
 )
 from nri_plugin.synchronize import SynchronizeParts
 from nri_plugin.ttrpc import Code, Request
 from rthook.api import hook_pb2
-from tests.protocol.fakes import make_container, make_pod, start_event
+from tests.protocol.fakes import GENERATIONS, PID, Generation, make_container, make_pod, start_event
 
 
 def act(method: str, payload: bytes = b"", parts: SynchronizeParts | None = None) -> Action:
@@ -34,10 +37,8 @@ def act(method: str, payload: bytes = b"", parts: SynchronizeParts | None = None
 def refusal_of(pod: nri_pb2.PodSandbox, container: nri_pb2.Container) -> str:
     """Why the start is refused."""
     action = act("StartContainer", nri_pb2.StartContainerRequest(pod=pod, container=container).SerializeToString())
-    assert isinstance(action, Refuse)
-    assert action.code is Code.INVALID_ARGUMENT
-    assert action.subject is not None
-    return action.reason
+    assert isinstance(action, Unreadable)
+    return action.rejection.reason
 
 
 def synchronized(*containers: nri_pb2.Container) -> Synchronize:
@@ -47,13 +48,32 @@ def synchronized(*containers: nri_pb2.Container) -> Synchronize:
     return action
 
 
-def test_the_mask_names_the_two_events_that_have_handlers() -> None:
-    action = act("Configure", nri_pb2.ConfigureRequest(runtime_version="2.1.9").SerializeToString())
-    assert isinstance(action, Answer)
-    events = nri_pb2.ConfigureResponse.FromString(action.payload).events
-    assert events == (1 << 5) | (1 << 10)
-    # containerd 1.7 ends the connection on any bit outside these.
-    assert events & ~0x7FF == 0
+RUNTIMES = (
+    ("containerd", "1.7.24~ds1", ""),
+    ("containerd", "2.1.9+unknown", ""),
+    ("cri-o", "1.37.0", "0.12.0"),
+    ("", "", ""),
+)
+
+
+@pytest.mark.parametrize(("name", "version", "nri_version"), RUNTIMES)
+def test_the_mask_names_the_events_that_have_handlers_and_every_runtime_knows(
+    name: str, version: str, nri_version: str
+) -> None:
+    request = nri_pb2.ConfigureRequest(runtime_name=name, runtime_version=version, NRI_version=nri_version)
+    action = act("Configure", request.SerializeToString())
+    assert isinstance(action, Configure)
+    assert (action.runtime.name, action.runtime.version, action.runtime.nri_version) == (name, version, nri_version)
+    assert action.events == (1 << 0) | (1 << 2) | (1 << 5) | (1 << 10)
+    # The runtime ends the connection on any bit outside of its own; containerd 1.7 knows the fewest.
+    assert action.events & ~0x7FF == 0
+
+
+@pytest.mark.parametrize(("told", "taken"), [(500, 500), (0, 0), (-1, 0), (1 << 62, 0)])
+def test_a_timeout_out_of_range_counts_as_not_told(told: int, taken: int) -> None:
+    action = act("Configure", nri_pb2.ConfigureRequest(request_timeout=told).SerializeToString())
+    assert isinstance(action, Configure)
+    assert action.runtime.request_timeout_ms == taken
 
 
 def test_an_event_named_twice_counts_once() -> None:
@@ -81,7 +101,7 @@ def test_a_start_of_either_generation_is_a_bind(method: str, payload: bytes) -> 
         pod_uid="uid-1",
         pod_labels={"app": "web"},
         cgroups_path="/kubepods/pod1/c1",
-        pid=4242,
+        pid=PID,
         image="registry/nginx:1",
         sandbox_id="sandbox-1",
         phase=hook_pb2.PHASE_HELD,
@@ -105,8 +125,48 @@ def test_a_removal_of_either_generation_is_an_unbind(method: str) -> None:
     assert act(method, payload) == Unbind("c1")
 
 
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_sandbox_of_either_generation_is_bound_as_running(generation: Generation) -> None:
+    action = act(*generation.run_sandbox(make_pod(pid=PID)))
+    assert isinstance(action, BindSandbox)
+    assert action.sandbox == hook_pb2.Container(
+        id="sandbox-1",
+        pod_name="web-0",
+        pod_namespace="shop",
+        pod_uid="uid-1",
+        pod_labels={"app": "web"},
+        cgroups_path="/kubepods/pod1/sandbox-1",
+        cgroup_parent="/kubepods/pod1",
+        pid=PID,
+        sandbox_id="sandbox-1",
+        phase=hook_pb2.PHASE_RUNNING,
+        kind=hook_pb2.KIND_SANDBOX,
+    )
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_sandbox_of_either_generation_without_a_process_is_no_fault(generation: Generation) -> None:
+    action = act(*generation.run_sandbox(make_pod()))
+    assert isinstance(action, BindSandbox)
+    assert action.sandbox is None
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_sandbox_of_either_generation_is_forgotten_at_its_removal(generation: Generation) -> None:
+    assert act(*generation.remove_sandbox(make_pod())) == Unbind("sandbox-1")
+
+
+def test_a_sandbox_with_a_huge_field_is_rejected() -> None:
+    pod = make_pod(pid=PID)
+    pod.linux.cgroup_parent = "/" * (MAX_PATH + 1)
+    action = act(*GENERATIONS[0].run_sandbox(pod))
+    assert isinstance(action, BindSandbox)
+    assert isinstance(action.sandbox, Rejection)
+    assert action.sandbox.reason.startswith("cgroup_parent is longer")
+
+
 def test_an_event_that_was_not_subscribed_to_is_answered() -> None:
-    event = nri_pb2.StateChangeEvent(event=nri_pb2.RUN_POD_SANDBOX, pod=make_pod())
+    event = nri_pb2.StateChangeEvent(event=nri_pb2.STOP_POD_SANDBOX, pod=make_pod())
     assert act("StateChange", event.SerializeToString()) == Answer()
 
 
@@ -123,16 +183,27 @@ def test_an_unknown_method_is_unimplemented(service: str, method: str) -> None:
     assert action.code == 12
 
 
-@pytest.mark.parametrize("method", ["Configure", "Synchronize", "StateChange", "StartContainer", "RemoveContainer"])
+METHODS = (
+    "Configure",
+    "Synchronize",
+    "StateChange",
+    "StartContainer",
+    "RemoveContainer",
+    "RunPodSandbox",
+    "RemovePodSandbox",
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_malformed_message_is_invalid(method: str) -> None:
     action = act(method, b"\xff")
     assert isinstance(action, Refuse)
     assert action.code is Code.INVALID_ARGUMENT
 
 
-@given(st.sampled_from(["Configure", "Synchronize", "StateChange", "StartContainer"]), st.binary(max_size=100))
+@given(st.sampled_from(METHODS), st.binary(max_size=100))
 def test_junk_is_an_action(method: str, payload: bytes) -> None:
-    assert isinstance(act(method, payload), Answer | Refuse | Bind | Unbind | Synchronize)
+    assert isinstance(act(method, payload), Action)
 
 
 @pytest.mark.parametrize("pid", [0, MAX_PID + 1])
@@ -163,9 +234,8 @@ def test_huge_fields_are_refused() -> None:
 def test_the_subject_of_a_refusal_is_cut() -> None:
     container = make_container(container_id="x" * (1 << 20))
     action = act("StateChange", start_event(container))
-    assert isinstance(action, Refuse)
-    assert action.subject is not None
-    assert len(action.subject.container_id) == MAX_NAME
+    assert isinstance(action, Unreadable)
+    assert len(action.rejection.subject.container_id) == MAX_NAME
 
 
 @pytest.mark.parametrize(
@@ -179,7 +249,7 @@ def test_the_subject_of_a_refusal_is_cut() -> None:
 )
 def test_containers_with_a_process_are_announced(state: "nri_pb2.ContainerState", phase: "hook_pb2.Phase") -> None:
     (container,) = synchronized(make_container(state=state)).inventory.containers
-    assert (container.id, container.pid, container.phase) == ("c1", 4242, phase)
+    assert (container.id, container.pid, container.phase) == ("c1", PID, phase)
     assert (container.pod_namespace, dict(container.pod_labels)) == ("shop", {"app": "web"})
 
 
@@ -191,7 +261,7 @@ def test_containers_with_a_process_are_announced(state: "nri_pb2.ContainerState"
         (nri_pb2.CONTAINER_UNKNOWN, 0),
         (nri_pb2.CONTAINER_STOPPED, 0),
         # Its pid may be anybody's by now.
-        (nri_pb2.CONTAINER_STOPPED, 4242),
+        (nri_pb2.CONTAINER_STOPPED, PID),
     ],
 )
 def test_containers_without_a_process_are_left_out(state: "nri_pb2.ContainerState", pid: int) -> None:
@@ -207,6 +277,50 @@ def test_a_container_without_its_pod_is_rejected_and_the_others_are_not() -> Non
     assert [(r.subject.container_id, r.reason) for r in inventory.rejected] == [
         ("c2", "the runtime sent no pod_namespace")
     ]
+
+
+def test_sandboxes_with_a_process_are_announced_before_the_containers() -> None:
+    pods = [make_pod(pid=PID), nri_pb2.PodSandbox(id="stopped", namespace="shop")]
+    containers = [make_container(state=nri_pb2.CONTAINER_RUNNING)]
+    action = act("Synchronize", nri_pb2.SynchronizeRequest(pods=pods, containers=containers).SerializeToString())
+    assert isinstance(action, Synchronize)
+    told = [(container.id, container.kind) for container in action.inventory.containers]
+    assert told == [("sandbox-1", hook_pb2.KIND_SANDBOX), ("c1", hook_pb2.KIND_CONTAINER)]
+    assert action.inventory.rejected == ()
+
+
+def test_sandboxes_beyond_the_limit_are_rejected_and_no_container_is() -> None:
+    pods = [nri_pb2.PodSandbox(id=f"p{i}", namespace="shop", pid=PID) for i in range(3)]
+    container = make_container(state=nri_pb2.CONTAINER_RUNNING)
+    container.pod_sandbox_id = "p2"
+    with patch.object(synchronize, "MAX_SANDBOXES", 2):
+        request = nri_pb2.SynchronizeRequest(pods=pods, containers=[container])
+        action = act("Synchronize", request.SerializeToString())
+    assert isinstance(action, Synchronize)
+    assert [container.id for container in action.inventory.containers] == ["p0", "p1", "c1"]
+    [rejection] = action.inventory.rejected
+    assert (rejection.subject.container_id, rejection.reason) == ("p2", "more than 2 sandboxes run")
+
+
+def test_parts_that_keep_too_many_bytes_are_refused_and_forgotten() -> None:
+    parts = SynchronizeParts()
+    containers = [make_container(f"c{i}") for i in range(3)]
+    for container in containers:
+        container.name = "n" * 1000
+    request = nri_pb2.SynchronizeRequest(containers=containers, more=True)
+    with patch.object(synchronize, "MAX_KEPT", 2000):
+        action = act("Synchronize", request.SerializeToString(), parts)
+    assert isinstance(action, Refuse)
+    assert action.code is Code.RESOURCE_EXHAUSTED
+    assert parts.finish().containers == ()
+
+
+def test_annotations_that_are_not_read_are_not_kept() -> None:
+    container = make_container(state=nri_pb2.CONTAINER_RUNNING)
+    container.annotations["huge"] = "x" * 5000
+    with patch.object(synchronize, "MAX_KEPT", 2000):
+        (told,) = synchronized(container).inventory.containers
+    assert told.image == "registry/nginx:1"
 
 
 def test_parts_are_joined_whichever_carries_the_pod() -> None:

@@ -1,10 +1,13 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Unpack the containerd versions that the tests run against, from newer Debian suites, beside the system's packages.
+"""Unpack the container runtimes that the tests use, from newer Debian suites, beside the system's packages.
 
 Nothing is installed: apt runs with a private configuration (own lists, own cache, an empty status file), and `dpkg -x`
-unpacks the one .deb per suite below CACHE/runtimes/SUITE. The mirror and the keyring are those the machine's own apt
-uses for its release, so that a machine with a local mirror needs no further setting; release files are verified.
+unpacks the packages of each bundle below CACHE/runtimes/BUNDLE. The mirror and the keyring are those the machine's own
+apt uses for its release, so that a machine with a local mirror needs no further setting; release files are verified.
+
+containerd runs on bookworm's libc as it is. runc of forky does not: its bundle has forky's C library beside it, and
+patchelf makes the program, in the cache alone, load that one.
 
 Runs with the system's python3, before the virtual environment exists: standard library only.
 Exit codes: 0 done or nothing to do, 1 a step failed (the message says which), 2 wrong usage.
@@ -25,10 +28,11 @@ from pathlib import Path
 
 DEFAULT_CACHE = Path("/var/cache/podgate")
 DEFAULT_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-# forky carries containerd 2.x, trixie 1.7; both need no newer libc than bookworm's (GLIBC_2.34).
-SUITES = ("forky", "trixie")
-# The file that says a suite is complete, and which version it holds.
+# The file that says a bundle is complete, and which version of its first package it holds.
 VERSION_FILE = "VERSION"
+# Where Debian keeps the libraries of this architecture.
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+LOADER = f"{LIBRARIES}/ld-linux-x86-64.so.2"
 
 
 class FetchError(Exception):
@@ -41,6 +45,27 @@ class Mirror:
 
     uri: str
     keyring: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Packages of one suite that are unpacked together; the first is the one that is wanted, `program` its binary.
+
+    With `own_libraries` the program loads the C library that is unpacked beside it, instead of the system's.
+    """
+
+    name: str
+    suite: str
+    packages: tuple[str, ...]
+    program: str
+    own_libraries: bool = False
+
+
+BUNDLES = (
+    Bundle("forky", "forky", ("containerd",), "usr/bin/containerd"),
+    Bundle("trixie", "trixie", ("containerd",), "usr/bin/containerd"),
+    Bundle("runc", "forky", ("runc", "libc6", "libseccomp2"), "usr/sbin/runc", own_libraries=True),
+)
 
 
 def run(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
@@ -114,44 +139,70 @@ def write_apt_home(home: Path, mirror: Mirror, suite: str) -> Mapping[str, str]:
     return {**os.environ, "APT_CONFIG": str(home / "apt.conf"), "LC_ALL": "C"}
 
 
-def unpack(suite: str, mirror: Mirror, target: Path) -> str:
-    """Download containerd of `suite` and replace `target` with its files; the version that it has."""
+def download(bundle: Bundle, mirror: Mirror, folder: Path) -> list[Path]:
+    """The bundle's .deb files, in its order, below `folder`; FetchError when apt left one out."""
+    env = write_apt_home(folder, mirror, bundle.suite)
+    run(["apt-get", "-q", "update"], env=env)
+    run(["apt-get", "-q", "download", *bundle.packages], env=env, cwd=folder)
+    return [find_package(folder, package) for package in bundle.packages]
+
+
+def find_package(folder: Path, package: str) -> Path:
+    """The downloaded .deb of `package`; FetchError when there is none."""
+    found = next(folder.glob(f"{package}_*.deb"), None)
+    if found is None:
+        raise FetchError(f"apt-get download left no {package}_*.deb")
+    return found
+
+
+def unpack(bundle: Bundle, mirror: Mirror, target: Path) -> str:
+    """Download the bundle and replace `target` with its files; the version of its first package."""
     with tempfile.TemporaryDirectory(prefix="podgate-apt-") as scratch:
-        home = Path(scratch)
-        env = write_apt_home(home, mirror, suite)
-        run(["apt-get", "-q", "update"], env=env)
-        run(["apt-get", "-q", "download", "containerd"], env=env, cwd=home)
-        package = next(home.glob("containerd_*.deb"), None)
-        if package is None:
-            raise FetchError(f"apt-get download left no containerd_*.deb for {suite}")
-        version = run(["dpkg-deb", "--field", str(package), "Version"]).strip()
-        replace(package, target, version)
+        packages = download(bundle, mirror, Path(scratch))
+        version = run(["dpkg-deb", "--field", str(packages[0]), "Version"]).strip()
+        replace(bundle, packages, target)
+    (target / VERSION_FILE).write_text(version + "\n")
     return version
 
 
-def replace(package: Path, target: Path, version: str) -> None:
-    """Unpack beside `target`, try the binary, and only then put it in place: a broken download never looks complete."""
+def replace(bundle: Bundle, packages: Sequence[Path], target: Path) -> None:
+    """Unpack beside `target`, put it in place and try the program there.
+
+    The version file is the caller's last step: a bundle whose program does not run never looks complete.
+    """
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    run(["dpkg", "-x", str(package), str(fresh)])
-    run([str(fresh / "usr/bin/containerd"), "--version"])
-    (fresh / VERSION_FILE).write_text(version + "\n")
+    for package in packages:
+        run(["dpkg", "-x", str(package), str(fresh)])
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
+    if bundle.own_libraries:
+        use_own_libraries(target, bundle.program)
+    run([str(target / bundle.program), "--version"])
+
+
+def use_own_libraries(root: Path, program: str) -> None:
+    """Make a program load the libraries below `root`, its ELF interpreter included; both paths are absolute in it."""
+    for needed in (root / program, root / LOADER):
+        if not needed.is_file():
+            raise FetchError(f"{needed} is not in the packages")
+    libraries = str(root / LIBRARIES)
+    run(["patchelf", "--set-interpreter", str(root / LOADER), "--set-rpath", libraries, str(root / program)])
 
 
 def fetch(cache: Path, *, force: bool) -> None:
-    """Make every suite of SUITES present below `cache`/runtimes; one line of progress each."""
+    """Make every one of BUNDLES present below `cache`/runtimes; one line of progress each."""
     mirror: Mirror | None = None
-    for suite in SUITES:
-        target = cache / "runtimes" / suite
+    for bundle in BUNDLES:
+        target = cache / "runtimes" / bundle.name
+        title = f"runtimes: {bundle.name}: {bundle.packages[0]}"
         if (target / VERSION_FILE).is_file() and not force:
-            print(f"runtimes: {suite}: containerd {(target / VERSION_FILE).read_text().strip()} (cached)", flush=True)
+            print(f"{title} {(target / VERSION_FILE).read_text().strip()} (cached)", flush=True)
             continue
         mirror = mirror or read_mirror()
-        print(f"runtimes: {suite}: downloading containerd", flush=True)
-        print(f"runtimes: {suite}: containerd {unpack(suite, mirror, target)}", flush=True)
+        print(f"runtimes: {bundle.name}: downloading {' '.join(bundle.packages)} of {bundle.suite}", flush=True)
+        print(f"{title} {unpack(bundle, mirror, target)}", flush=True)
 
 
 def main() -> int:

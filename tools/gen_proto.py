@@ -5,8 +5,10 @@
     .venv/bin/python tools/gen_proto.py --check    exit 1 and name the stale ones
 
 Paths are given to protoc relative to the repository's root, so that the modules import each other as packages
-(``from nri_plugin.api import nri_pb2``). Two things are changed in what protoc writes: the licence line comes first,
-and ``_Mapping`` gets type arguments, without which ``mypy --strict`` refuses the stubs.
+(``from nri_plugin.api import nri_pb2``). The files of FOREIGN import each other as other projects' files import them,
+relative to a folder of ours; there the modules' imports of each other are completed afterwards. Two more things are
+changed in what protoc writes: the licence line comes first, and ``_Mapping`` gets type arguments, without which
+``mypy --strict`` refuses the stubs.
 """
 
 import re
@@ -18,21 +20,28 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).resolve().parent.parent
-API_FOLDERS = ("nri_plugin/api", "rthook/api", "agent/api", "tests/support")
+API_FOLDERS = ("nri_plugin/api", "rthook/api", "agent/api", "agent/cri/api", "tests/support")
+# Folder of ours → folder below it as `import "tetragon/tetragon.proto"` names it.
+FOREIGN = {"agent/grpc_api": "tetragon"}
 LICENCE = "# SPDX-License-Identifier: Apache-2.0\n"
 
 
-def find_protos(root: Path) -> list[str]:
-    """The .proto files under the API folders, relative to `root`, sorted."""
-    return sorted(str(path.relative_to(root)) for folder in API_FOLDERS for path in (root / folder).glob("*.proto"))
+def find_protos(base: Path, *folders: str) -> list[str]:
+    """The .proto files in `folders` below `base`, relative to it, sorted."""
+    return sorted(str(path.relative_to(base)) for folder in folders for path in (base / folder).glob("*.proto"))
 
 
-def run_protoc(root: Path, protos: list[str], out: Path) -> None:
+def run_protoc(base: Path, protos: list[str], out: Path) -> None:
     """Write the modules and stubs of `protos` under `out`; ClickException when protoc fails (it has printed why)."""
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{root}", f"--python_out={out}", f"--pyi_out={out}"]
-    done = subprocess.run([*command, *(str(root / proto) for proto in protos)], check=False)
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{base}", f"--python_out={out}", f"--pyi_out={out}"]
+    done = subprocess.run([*command, *(str(base / proto) for proto in protos)], check=False)
     if done.returncode:
         raise click.ClickException(f"protoc ended with status {done.returncode}")
+
+
+def complete_imports(text: str, folder: str, package: str) -> str:
+    """``from tetragon import x_pb2`` as the package that `folder` is here."""
+    return re.sub(rf"^from {re.escape(folder)} import ", f"from {package} import ", text, flags=re.MULTILINE)
 
 
 def add_type_arguments(stub: str) -> str:
@@ -48,13 +57,24 @@ def finish(path: Path) -> str:
     return LICENCE + (add_type_arguments(text) if path.suffix == ".pyi" else text)
 
 
-def generate(root: Path) -> dict[Path, str]:
-    """What each generated file should hold, by its path in the tree at `root`."""
-    protos = find_protos(root)
+def generate_below(base: Path, protos: list[str]) -> dict[Path, str]:
+    """What each file generated from `protos` should hold, by its path below `base`; nothing for no protos."""
+    if not protos:
+        return {}
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
-        run_protoc(root, protos, out)
-        return {root / path.relative_to(out): finish(path) for path in sorted(out.rglob("*_pb2.py*"))}
+        run_protoc(base, protos, out)
+        return {base / path.relative_to(out): finish(path) for path in sorted(out.rglob("*_pb2.py*"))}
+
+
+def generate(root: Path) -> dict[Path, str]:
+    """What each generated file should hold, by its path in the tree at `root`."""
+    wanted = generate_below(root, find_protos(root, *API_FOLDERS))
+    for base, folder in FOREIGN.items():
+        package = f"{base}/{folder}".replace("/", ".")
+        for path, text in generate_below(root / base, find_protos(root / base, folder)).items():
+            wanted[path] = complete_imports(text, folder, package)
+    return wanted
 
 
 def find_stale(wanted: dict[Path, str]) -> list[Path]:

@@ -12,46 +12,78 @@ import fcntl
 import logging
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from agent.api import control_pb2
+from agent.children import Child
 from agent.control import SERVICE as CONTROL_SERVICE
 from agent.control import ControlEndpoint
+from agent.cri.client import CriClient, find_socket
 from agent.events.feed import Feed, Ring, policy_message, workload_message
+from agent.events.ring import RingBuffer
+from agent.hooks.announced import AnnouncedStarts
+from agent.hooks.calls import Service
+from agent.hooks.doorkeeper import Doorkeeper
 from agent.hooks.endpoint import SERVICE as HOOK_SERVICE
 from agent.hooks.endpoint import HookEndpoint
 from agent.hooks.gate import ARMED_LATE, Gate
-from agent.hooks.server import Server, Service, listen
+from agent.hooks.identify import Identifier
+from agent.hooks.oci import OciStarts
+from agent.hooks.peer import Callers
+from agent.hooks.reconcile import Reconciler
+from agent.hooks.server import Server, listen
+from agent.hooks.spool import Spool
 from agent.kernel.base import BasePrograms
 from agent.kernel.cgroup import CgroupFinder
+from agent.kernel.cgroup_path import find_announced
+from agent.kernel.doors import DoorPolicy, Doors, Treatment
 from agent.kernel.headers import HeaderError, ensure_tree
 from agent.kernel.hookpoints import HookPoints
-from agent.kernel.layout import map_specs
+from agent.kernel.layout import NOTICE_RING, map_specs
 from agent.kernel.loader import Loader, LoaderLimits
 from agent.kernel.maps import Bindings, Maps, drop_dead_calls, possible_cpus, read_counters, read_errors
 from agent.kernel.mounts import cgroup2_root, ensure_bpffs, ensure_tracefs, release_bpffs, unmount
 from agent.kernel.pins import DEFAULT_DIRECTORY, Pins
+from agent.kernel.previous import take_over
 from agent.kernel.tracepoint import Tracepoints
 from agent.logs import fields
 from agent.policies import Entry, PolicyRejected, PolicyStore
 from agent.policy.errors import PolicyErrors
 from agent.policy.model import Policy
 from agent.policy.reader import parse_policies
+from agent.status import coverage, own_stages, read_rss, reported_stages
 from agent.workload.registry import Record
+from rthook.held import release_stale
 
 SWEEP_S = 1.0
 DEAD_CALLS_EVERY = 10  # sweeps
 CAP_SYS_ADMIN = 21  # include/uapi/linux/capability.h
 CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38}
 PREVIOUS_GRACE_S = 10.0  # for a hook to announce the containers that run; the NRI plugin needs less than one second
+CRI_DEADLINE_S = 0.3  # of one look-up: a held process waits 0.5 s for it
+HOOK_BINARY = Path("/usr/libexec/podgate/podgate-hook")
 IA32 = Path("/proc/sys/abi/vsyscall32")  # exists with CONFIG_IA32_EMULATION (arch/x86/entry/vdso/vdso32-setup.c)
 IA32_NOTE = "32-bit system calls (int 0x80) are not covered: this kernel has CONFIG_IA32_EMULATION"
+
+# What has to be ended, in this order: nobody calls any more, nobody is held, nothing is enforced, nothing is told.
+PARTS = (
+    ("_grpc", "stop"),
+    ("_server", "stop"),
+    ("_doorkeeper", "stop"),
+    ("_reconciler", "stop"),
+    ("_hookpoints", "close"),
+    ("_base", "close"),
+    ("_feed", "close"),
+    ("_cri", "close"),
+)
 
 log = logging.getLogger("podgate.agent")
 
@@ -67,6 +99,11 @@ class Config:
     arming_deadline_s: float = 10.0
     loader: LoaderLimits = field(default_factory=LoaderLimits)
     realtime: bool = True
+    doors: DoorPolicy = field(default_factory=DoorPolicy)
+    cri_socket: str = "auto"  # a path, auto or none
+    hook_binary: Path = HOOK_BINARY
+    own_namespace: str | None = None
+    grpc_addresses: tuple[str, ...] = ()
 
 
 class StartError(Exception):
@@ -78,7 +115,8 @@ class Agent:
         self._config = config
         self._mounted_tracefs = False
         self._found_previous = False
-        self._lost = self._missed = self._sweeps = 0
+        self._lost = self._missed = self._sweeps = self._lists = 0
+        self._grpc: Child | None = None
         self._lock_file = -1
 
     def run(self, stop: threading.Event) -> None:
@@ -105,9 +143,13 @@ class Agent:
         self._take_lock()
         self._start_kernel()
         self._start_events()
+        self._start_doors()
         self._store = PolicyStore(self._hookpoints, self._gate, self._feed)
         self._load_directory()
         self._start_server()
+        self._doorkeeper.start()
+        self._reconciler.start()
+        self._start_grpc()
 
     def _check_machine(self) -> None:
         if platform.machine() != "x86_64":
@@ -151,7 +193,7 @@ class Agent:
         except HeaderError as error:
             raise StartError(str(error)) from error
         self._loader = Loader(headers, self._maps.descriptors(), config.loader)
-        self._base = BasePrograms.attach(self._loader, self._pins.links)
+        self._base = BasePrograms.attach(self._loader, self._pins)
         self._finder = CgroupFinder(root)
         self._base.check_identity(self._maps, self._finder)
         self._root = root
@@ -161,9 +203,49 @@ class Agent:
         self._cpus = possible_cpus()
         listener = listen(self._config.run_dir / "events.sock")
         ring = Ring(self._maps.fileno("events"), self._config.ring_bytes)
-        self._feed = Feed(ring, listener, self._snapshot)
+        holds = self._config.doors.treatment is Treatment.HOLD
+        self._feed = Feed(ring, listener, self._snapshot, self._config.pin_dir if holds else None)
         self._gate = Gate(Bindings(self._maps), self._finder, self._root, self._feed)
         self._feed.start()
+
+    def _start_doors(self) -> None:
+        """What an earlier agent left in quarantine is bound here before anything of it can end."""
+        config = self._config
+        taken, faults = take_over(self._pins.previous, Bindings(self._maps))
+        if taken or faults:
+            log.warning("quarantine taken over", extra=fields(containers=taken, faults=faults))
+        self._cri_socket = self._find_cri()
+        self._cri = CriClient(self._cri_socket, CRI_DEADLINE_S) if self._cri_socket else None
+        self._identifier = Identifier(self._gate.pod_at, self._cri)
+        self._doors = Doors(self._maps, config.doors)
+        self._doors.exempt_hook(config.hook_binary)
+        ring = RingBuffer(self._maps.fileno("notices"), NOTICE_RING)
+        self._doorkeeper = Doorkeeper(
+            self._doors, ring, self._gate, self._identifier, self._finder, self._feed, urgent=config.realtime
+        )
+        self._reconciler = Reconciler(self._gate, self._identifier, self._finder, self._doors, config.doors, self._root)
+        self._spool = Spool(config.run_dir / "hook.log")
+
+    def _find_cri(self) -> Path | None:
+        """Where the container runtime can be asked who a container is."""
+        wanted = self._config.cri_socket
+        found = None if wanted == "none" else find_socket() if wanted == "auto" else Path(wanted)
+        if found is None and self._config.doors.treatment is not Treatment.REPORT:
+            log.warning(
+                "no container runtime to ask: only pods that the NRI plugin announced are known",
+                extra=fields(cri_socket=wanted),
+            )
+        return found
+
+    def _start_grpc(self) -> None:
+        if not self._config.grpc_addresses:
+            return
+        command = [sys.executable, "-I", "-m", "agent.grpc_api.main", "--parent", str(os.getpid())]
+        command += ["--agent-socket", str(self._config.run_dir / "agent.sock")]
+        for address in self._config.grpc_addresses:
+            command += ["--address", address]
+        self._grpc = Child("grpc", command)
+        self._grpc.start()
 
     def _snapshot(self) -> Iterator[dict[str, Any]]:
         """What a new event process must hear."""
@@ -212,19 +294,22 @@ class Agent:
     def _release_previous(self) -> None:
         """Ends an earlier agent's rules once the running containers were announced, or no hook did."""
         late = time.monotonic() - self._started > PREVIOUS_GRACE_S
-        if self._found_previous and (self._gate.synchronized or late):
+        if self._found_previous and self._reconciler.runs and (self._gate.synchronized or late):
             links = self._pins.release_previous()
             self._found_previous = False
             log.warning("an earlier agent's rules end here", extra=fields(links=links, synchronized=not late))
 
     def _start_server(self) -> None:
         notes = (IA32_NOTE,) if IA32.exists() else ()
+        announced = AnnouncedStarts(partial(find_announced, self._root), self._identifier)
+        self._hooks = HookEndpoint(self._gate, OciStarts(self._finder, self._identifier), announced)
         services: dict[str, Service] = {
-            HOOK_SERVICE: HookEndpoint(self._gate),
+            HOOK_SERVICE: self._hooks,
             CONTROL_SERVICE: ControlEndpoint(self._store, self._selected, notes, self._status),
         }
         urgent = frozenset({HOOK_SERVICE}) if self._config.realtime else frozenset()
-        self._server = Server(listen(self._config.run_dir / "agent.sock"), services, urgent)
+        callers = Callers(self._gate.namespace_of, self._gate.outcomes, self._config.own_namespace)
+        self._server = Server(listen(self._config.run_dir / "agent.sock"), services, callers.admit, urgent)
         self._server.start()
 
     def _selected(self, entry: Entry) -> int:
@@ -234,6 +319,7 @@ class Agent:
         """Once a second; nothing of it is on the hook path. What fails is told and tried again, and ends nothing."""
         self._sweeps += 1
         steps = [self._release_previous, self._sweep_gate, self._feed.check, self._report_losses]
+        steps += [self._look_at_doors, self._collect_spool]
         if self._sweeps % DEAD_CALLS_EVERY == 0:
             steps.append(self._drop_dead_calls)
         for step in steps:
@@ -244,6 +330,22 @@ class Agent:
 
     def _sweep_gate(self) -> None:
         self._gate.sweep(_report, self._config.arming_deadline_s)
+
+    def _look_at_doors(self) -> None:
+        """A new list of the plugin's is compared with what runs; what an earlier agent held is released."""
+        self._doors.exempt_hook(self._config.hook_binary)
+        if self._hooks.lists != self._lists:
+            self._lists = self._hooks.lists
+            self._reconciler.hurry()
+        if self._found_previous:
+            sweep = release_stale(self._config.pin_dir)
+            for release in sweep.releases:
+                log.warning("released what an earlier agent held", extra=fields(outcome=release.outcome.value))
+        if self._grpc:
+            self._grpc.check()
+
+    def _collect_spool(self) -> None:
+        self._spool.collect()
 
     def _drop_dead_calls(self) -> None:
         drop_dead_calls(self._maps, lambda thread: Path(f"/proc/{thread}").exists())
@@ -263,10 +365,13 @@ class Agent:
         failures = [
             control_pb2.Failure(site=site, error=code, count=count) for site, code, count in read_errors(self._maps)
         ]
+        containers, sandboxes = self._gate.numbers()
+        stages = own_stages({**self._hooks.stages, "hold": self._doorkeeper.stage})
         return control_pb2.GetStatusResponse(
             pid=os.getpid(),
             version=version("podgate"),
-            containers=len(self._gate.containers()),
+            containers=containers,
+            sandboxes=sandboxes,
             bindings=len(Bindings(self._maps).cgroups()),
             policies=len(self._store.placed()),
             outcomes=self._gate.outcomes,
@@ -277,6 +382,15 @@ class Agent:
             missed_calls=self._hookpoints.missed(),
             events_restarts=self._feed.restarts,
             rss_bytes=read_rss(os.getpid()) + read_rss(self._feed.pid),
+            starts={door.value: number for door, number in self._gate.starts.items()},
+            unannounced=self._doorkeeper.outcomes,
+            hook_coverage_ratio=coverage(self._gate, self._doorkeeper),
+            stages=[*stages, *reported_stages(self._hooks.reports.values())],
+            reconciled=self._reconciler.outcomes,
+            quarantined=len(self._gate.quarantined()),
+            unannounced_treatment=self._config.doors.treatment.name.lower(),
+            cri_socket=str(self._cri_socket or ""),
+            decided_without_agent=self._spool.outcomes,
         )
 
     def _release_bpffs(self, mark: Path) -> None:
@@ -289,13 +403,10 @@ class Agent:
 
     def _shut_down(self) -> None:
         """Takes down what was set up, the last first. Enforcement ends here, and the log says so."""
-        server: Server | None = getattr(self, "_server", None)
-        if server:
-            server.stop()
-        for name in ("_hookpoints", "_base", "_feed"):
+        for name, end in PARTS:
             part = getattr(self, name, None)
             if part is not None:
-                part.close()
+                getattr(part, end)()
         if hasattr(self, "_pins"):
             self._pins.release()
             os.close(self._pin_lock)
@@ -326,13 +437,3 @@ def missing_capabilities(status: str) -> tuple[str, ...]:
     if held >> CAP_SYS_ADMIN & 1:
         return ()
     return tuple(name for name, bit in CAPABILITIES.items() if not held >> bit & 1)
-
-
-def read_rss(pid: int) -> int:
-    """Resident bytes of a process, 0 when there is none: /proc/<pid>/statm (proc(5))."""
-    if not pid:
-        return 0
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except OSError:
-        return 0

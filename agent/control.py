@@ -8,7 +8,8 @@ from collections.abc import Callable
 from google.protobuf.message import DecodeError, Message
 
 from agent.api import control_pb2
-from agent.hooks.endpoint import CallError
+from agent.hooks.calls import Answer, CallError
+from agent.hooks.peer import Peer
 from agent.policies import Change, Entry, NoSuchPolicy, Outcome, PolicyRejected, PolicyStore
 from agent.policy.errors import PolicyErrors
 from agent.policy.model import PolicyKey
@@ -42,7 +43,7 @@ class ControlEndpoint:
             "GetStatus": lambda _: self._status(),
         }
 
-    def call(self, method: str, payload: bytes) -> bytes:
+    def call(self, method: str, payload: bytes, _: Peer) -> Answer:
         """Raises CallError: INVALID_ARGUMENT for a policy's faults, FAILED_PRECONDITION for what the kernel refused,
         NOT_FOUND.
         """
@@ -50,7 +51,7 @@ class ControlEndpoint:
         if handler is None:
             raise CallError(Code.UNIMPLEMENTED, f"no method {method} in {SERVICE}")
         try:
-            return handler(payload).SerializeToString()
+            return Answer(handler(payload).SerializeToString())
         except (DecodeError, PolicyErrors) as error:
             raise CallError(Code.INVALID_ARGUMENT, str(error)) from error
         except PolicyRejected as error:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import click
 
-from agent.app import Agent, Config, StartError
+from agent.app import HOOK_BINARY, Agent, Config, StartError
+from agent.kernel.doors import DoorPolicy, Fallback, Treatment
 from agent.kernel.errors import KernelError
 from agent.kernel.loader import LoaderLimits
 from agent.kernel.pins import DEFAULT_DIRECTORY
 from agent.logs import configure, fields
 from rthook.priority import set_priority
 
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 SWITCH_INTERVAL_S = 0.0005  # a thread that answers a hook waits at most so long for one that parses a policy
 
 log = logging.getLogger("podgate.agent")
@@ -61,6 +64,40 @@ def check_ring(_context: click.Context, _parameter: click.Parameter, kib: int) -
 )
 @click.option("--loader-memory", type=click.IntRange(64, 1 << 16), default=2048, help="MiB of address space for that.")
 @click.option(
+    "--unannounced",
+    type=click.Choice(["report", "strict", "hold"]),
+    default="report",
+    help="Containers that no hook announced: tell of them, bind them to every policy, or stop them until identified.",
+)
+@click.option(
+    "--hold-deadline", type=click.FloatRange(0.01, 60), default=0.5, help="Seconds that a container is held at most."
+)
+@click.option(
+    "--hold-fallback",
+    type=click.Choice(["open", "strict", "kill"]),
+    default="open",
+    help="Then: let it go unguarded, under every policy, or kill it.",
+)
+@click.option(
+    "--cri-socket", default="auto", help="Where to ask who a container is: a path, auto, or none.", metavar="PATH"
+)
+@click.option(
+    "--hook-binary",
+    type=click.Path(path_type=Path),
+    default=HOOK_BINARY,
+    help="The installed OCI hook, which is not taken for a container's process.",
+)
+@click.option(
+    "--own-namespace",
+    help="The namespace that podgate itself runs in: its containers may call the agent. [default: as the pod says]",
+)
+@click.option(
+    "--grpc-address",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Serve the upstream RuntimeHook interface: unix:///PATH or a loopback address with port. May be repeated.",
+)
+@click.option(
     "--nice", type=click.IntRange(-20, 19), default=-10, help="Scheduling priority; starts wait for the agent."
 )
 @click.option(
@@ -78,6 +115,13 @@ def main(
     arming_deadline: float,
     loader_deadline: float,
     loader_memory: int,
+    unannounced: str,
+    hold_deadline: float,
+    hold_fallback: str,
+    cri_socket: str,
+    hook_binary: Path,
+    own_namespace: str | None,
+    grpc_address: tuple[str, ...],
     nice: int,
     realtime: bool,
     log_file: str | None,
@@ -91,8 +135,24 @@ def main(
     """
     _configure(log_file, log_level, nice)
     limits = LoaderLimits(loader_deadline, loader_memory << 20)
+    doors = DoorPolicy(
+        Treatment[unannounced.upper()], Fallback[hold_fallback.upper()], deadline_s=hold_deadline, apart=True
+    )
     config = Config(
-        run_dir, pin_dir, cache_dir, policy_dir, ring_kib << 10, max_bindings, arming_deadline, limits, realtime
+        run_dir=run_dir,
+        pin_dir=pin_dir,
+        cache_dir=cache_dir,
+        policy_dir=policy_dir,
+        ring_bytes=ring_kib << 10,
+        max_bindings=max_bindings,
+        arming_deadline_s=arming_deadline,
+        loader=limits,
+        realtime=realtime,
+        doors=doors,
+        cri_socket=cri_socket,
+        hook_binary=hook_binary,
+        own_namespace=own_namespace or find_own_namespace(),
+        grpc_addresses=grpc_address,
     )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -103,6 +163,16 @@ def main(
         log.error("cannot start", extra=fields(error=str(error)))
         click.echo(f"podgate-agent: {error}", err=True)
         sys.exit(1)
+
+
+def find_own_namespace() -> str | None:
+    """As the pod's downward API or its service account says; None outside of a pod."""
+    if named := os.environ.get("POD_NAMESPACE"):
+        return named
+    try:
+        return SERVICE_ACCOUNT.read_text().strip() or None
+    except OSError:
+        return None
 
 
 def _configure(log_file: str | None, log_level: str, nice: int) -> None:

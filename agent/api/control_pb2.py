@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61gent/api/control.proto\x12\x12podgate.control.v1\"0\n\x12\x41\x64\x64PoliciesRequest\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\x0c\"I\n\x13\x41\x64\x64PoliciesResponse\x12\x32\n\x08policies\x18\x01 \x03(\x0b\x32 .podgate.control.v1.PolicyStatus\"6\n\x13\x44\x65letePolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"H\n\x14\x44\x65letePolicyResponse\x12\x30\n\x06policy\x18\x01 \x01(\x0b\x32 .podgate.control.v1.PolicyStatus\"\x15\n\x13ListPoliciesRequest\"J\n\x14ListPoliciesResponse\x12\x32\n\x08policies\x18\x01 \x03(\x0b\x32 .podgate.control.v1.PolicyStatus\"\xca\x01\n\x0cPolicyStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x14\n\x0csystem_calls\x18\x06 \x03(\t\x12\x12\n\ncontainers\x18\x07 \x01(\r\x12\r\n\x05notes\x18\x08 \x03(\t\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0e\n\x06\x63hange\x18\n \x01(\t\x12\x14\n\x0cmilliseconds\x18\x0b \x01(\r\"\x12\n\x10GetStatusRequest\"5\n\x07\x46\x61ilure\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\x05\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\"\xfa\x03\n\x11GetStatusResponse\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\ncontainers\x18\x03 \x01(\r\x12\x10\n\x08\x62indings\x18\x04 \x01(\r\x12\x10\n\x08policies\x18\x05 \x01(\r\x12\x45\n\x08outcomes\x18\x06 \x03(\x0b\x32\x33.podgate.control.v1.GetStatusResponse.OutcomesEntry\x12\x45\n\x08\x63ounters\x18\x07 \x03(\x0b\x32\x33.podgate.control.v1.GetStatusResponse.CountersEntry\x12\x33\n\x0e\x66\x61iled_helpers\x18\x08 \x03(\x0b\x32\x1b.podgate.control.v1.Failure\x12\x14\n\x0csystem_calls\x18\t \x03(\t\x12\x12\n\nevents_pid\x18\n \x01(\r\x12\x14\n\x0cmissed_calls\x18\r \x01(\x04\x12\x11\n\trss_bytes\x18\x0b \x01(\x04\x12\x17\n\x0f\x65vents_restarts\x18\x0c \x01(\r\x1a/\n\rOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\x89\x03\n\x07\x43ontrol\x12^\n\x0b\x41\x64\x64Policies\x12&.podgate.control.v1.AddPoliciesRequest\x1a\'.podgate.control.v1.AddPoliciesResponse\x12\x61\n\x0c\x44\x65letePolicy\x12\'.podgate.control.v1.DeletePolicyRequest\x1a(.podgate.control.v1.DeletePolicyResponse\x12\x61\n\x0cListPolicies\x12\'.podgate.control.v1.ListPoliciesRequest\x1a(.podgate.control.v1.ListPoliciesResponse\x12X\n\tGetStatus\x12$.podgate.control.v1.GetStatusRequest\x1a%.podgate.control.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61gent/api/control.proto\x12\x12podgate.control.v1\"0\n\x12\x41\x64\x64PoliciesRequest\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\x0c\"I\n\x13\x41\x64\x64PoliciesResponse\x12\x32\n\x08policies\x18\x01 \x03(\x0b\x32 .podgate.control.v1.PolicyStatus\"6\n\x13\x44\x65letePolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"H\n\x14\x44\x65letePolicyResponse\x12\x30\n\x06policy\x18\x01 \x01(\x0b\x32 .podgate.control.v1.PolicyStatus\"\x15\n\x13ListPoliciesRequest\"J\n\x14ListPoliciesResponse\x12\x32\n\x08policies\x18\x01 \x03(\x0b\x32 .podgate.control.v1.PolicyStatus\"\xca\x01\n\x0cPolicyStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x14\n\x0csystem_calls\x18\x06 \x03(\t\x12\x12\n\ncontainers\x18\x07 \x01(\r\x12\r\n\x05notes\x18\x08 \x03(\t\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0e\n\x06\x63hange\x18\n \x01(\t\x12\x14\n\x0cmilliseconds\x18\x0b \x01(\r\"\x12\n\x10GetStatusRequest\"5\n\x07\x46\x61ilure\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\x05\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\"\xc6\t\n\x11GetStatusResponse\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\ncontainers\x18\x03 \x01(\r\x12\x10\n\x08\x62indings\x18\x04 \x01(\r\x12\x10\n\x08policies\x18\x05 \x01(\r\x12\x45\n\x08outcomes\x18\x06 \x03(\x0b\x32\x33.podgate.control.v1.GetStatusResponse.OutcomesEntry\x12\x45\n\x08\x63ounters\x18\x07 \x03(\x0b\x32\x33.podgate.control.v1.GetStatusResponse.CountersEntry\x12\x33\n\x0e\x66\x61iled_helpers\x18\x08 \x03(\x0b\x32\x1b.podgate.control.v1.Failure\x12\x14\n\x0csystem_calls\x18\t \x03(\t\x12\x12\n\nevents_pid\x18\n \x01(\r\x12\x14\n\x0cmissed_calls\x18\r \x01(\x04\x12\x11\n\trss_bytes\x18\x0b \x01(\x04\x12\x17\n\x0f\x65vents_restarts\x18\x0c \x01(\r\x12\x41\n\x06starts\x18\x0e \x03(\x0b\x32\x31.podgate.control.v1.GetStatusResponse.StartsEntry\x12K\n\x0bunannounced\x18\x0f \x03(\x0b\x32\x36.podgate.control.v1.GetStatusResponse.UnannouncedEntry\x12 \n\x13hook_coverage_ratio\x18\x10 \x01(\x01H\x00\x88\x01\x01\x12)\n\x06stages\x18\x11 \x03(\x0b\x32\x19.podgate.control.v1.Stage\x12I\n\nreconciled\x18\x12 \x03(\x0b\x32\x35.podgate.control.v1.GetStatusResponse.ReconciledEntry\x12\x13\n\x0bquarantined\x18\x13 \x01(\r\x12\x1d\n\x15unannounced_treatment\x18\x14 \x01(\t\x12\x12\n\ncri_socket\x18\x15 \x01(\t\x12]\n\x15\x64\x65\x63ided_without_agent\x18\x16 \x03(\x0b\x32>.podgate.control.v1.GetStatusResponse.DecidedWithoutAgentEntry\x12\x11\n\tsandboxes\x18\x17 \x01(\r\x1a/\n\rOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a-\n\x0bStartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x32\n\x10UnannouncedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x31\n\x0fReconciledEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a:\n\x18\x44\x65\x63idedWithoutAgentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x16\n\x14_hook_coverage_ratio\"\xb2\x02\n\x05Stage\x12\x0c\n\x04\x64oor\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x0e\n\x06p50_us\x18\x04 \x01(\x04\x12\x0e\n\x06p99_us\x18\x05 \x01(\x04\x12\x0e\n\x06max_us\x18\x06 \x01(\x04\x12\x12\n\ntimeout_us\x18\x07 \x01(\x04\x12\x13\n\x0bheadroom_us\x18\x08 \x01(\x03\x12\x17\n\x0flast_success_us\x18\t \x01(\x04\x12\x39\n\x08outcomes\x18\n \x03(\x0b\x32\'.podgate.control.v1.Stage.OutcomesEntry\x12\x0f\n\x07\x62uckets\x18\x0b \x03(\x04\x12\x0e\n\x06sum_us\x18\x0c \x01(\x04\x1a/\n\rOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\x89\x03\n\x07\x43ontrol\x12^\n\x0b\x41\x64\x64Policies\x12&.podgate.control.v1.AddPoliciesRequest\x1a\'.podgate.control.v1.AddPoliciesResponse\x12\x61\n\x0c\x44\x65letePolicy\x12\'.podgate.control.v1.DeletePolicyRequest\x1a(.podgate.control.v1.DeletePolicyResponse\x12\x61\n\x0cListPolicies\x12\'.podgate.control.v1.ListPoliciesRequest\x1a(.podgate.control.v1.ListPoliciesResponse\x12X\n\tGetStatus\x12$.podgate.control.v1.GetStatusRequest\x1a%.podgate.control.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSRESPONSE_OUTCOMESENTRY']._serialized_options = b'8\001'
   _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._loaded_options = None
   _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_options = b'8\001'
+  _globals['_GETSTATUSRESPONSE_STARTSENTRY']._loaded_options = None
+  _globals['_GETSTATUSRESPONSE_STARTSENTRY']._serialized_options = b'8\001'
+  _globals['_GETSTATUSRESPONSE_UNANNOUNCEDENTRY']._loaded_options = None
+  _globals['_GETSTATUSRESPONSE_UNANNOUNCEDENTRY']._serialized_options = b'8\001'
+  _globals['_GETSTATUSRESPONSE_RECONCILEDENTRY']._loaded_options = None
+  _globals['_GETSTATUSRESPONSE_RECONCILEDENTRY']._serialized_options = b'8\001'
+  _globals['_GETSTATUSRESPONSE_DECIDEDWITHOUTAGENTENTRY']._loaded_options = None
+  _globals['_GETSTATUSRESPONSE_DECIDEDWITHOUTAGENTENTRY']._serialized_options = b'8\001'
+  _globals['_STAGE_OUTCOMESENTRY']._loaded_options = None
+  _globals['_STAGE_OUTCOMESENTRY']._serialized_options = b'8\001'
   _globals['_ADDPOLICIESREQUEST']._serialized_start=47
   _globals['_ADDPOLICIESREQUEST']._serialized_end=95
   _globals['_ADDPOLICIESRESPONSE']._serialized_start=97
@@ -55,11 +65,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAILURE']._serialized_start=626
   _globals['_FAILURE']._serialized_end=679
   _globals['_GETSTATUSRESPONSE']._serialized_start=682
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1188
-  _globals['_GETSTATUSRESPONSE_OUTCOMESENTRY']._serialized_start=1092
-  _globals['_GETSTATUSRESPONSE_OUTCOMESENTRY']._serialized_end=1139
-  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_start=1141
-  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_end=1188
-  _globals['_CONTROL']._serialized_start=1191
-  _globals['_CONTROL']._serialized_end=1584
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1904
+  _globals['_GETSTATUSRESPONSE_OUTCOMESENTRY']._serialized_start=1574
+  _globals['_GETSTATUSRESPONSE_OUTCOMESENTRY']._serialized_end=1621
+  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_start=1623
+  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_end=1670
+  _globals['_GETSTATUSRESPONSE_STARTSENTRY']._serialized_start=1672
+  _globals['_GETSTATUSRESPONSE_STARTSENTRY']._serialized_end=1717
+  _globals['_GETSTATUSRESPONSE_UNANNOUNCEDENTRY']._serialized_start=1719
+  _globals['_GETSTATUSRESPONSE_UNANNOUNCEDENTRY']._serialized_end=1769
+  _globals['_GETSTATUSRESPONSE_RECONCILEDENTRY']._serialized_start=1771
+  _globals['_GETSTATUSRESPONSE_RECONCILEDENTRY']._serialized_end=1820
+  _globals['_GETSTATUSRESPONSE_DECIDEDWITHOUTAGENTENTRY']._serialized_start=1822
+  _globals['_GETSTATUSRESPONSE_DECIDEDWITHOUTAGENTENTRY']._serialized_end=1880
+  _globals['_STAGE']._serialized_start=1907
+  _globals['_STAGE']._serialized_end=2213
+  _globals['_STAGE_OUTCOMESENTRY']._serialized_start=1574
+  _globals['_STAGE_OUTCOMESENTRY']._serialized_end=1621
+  _globals['_CONTROL']._serialized_start=2216
+  _globals['_CONTROL']._serialized_end=2609
 # @@protoc_insertion_point(module_scope)

@@ -87,7 +87,7 @@ class Failure(_message.Message):
     def __init__(self, site: _Optional[str] = ..., error: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("pid", "version", "containers", "bindings", "policies", "outcomes", "counters", "failed_helpers", "system_calls", "events_pid", "missed_calls", "rss_bytes", "events_restarts")
+    __slots__ = ("pid", "version", "containers", "bindings", "policies", "outcomes", "counters", "failed_helpers", "system_calls", "events_pid", "missed_calls", "rss_bytes", "events_restarts", "starts", "unannounced", "hook_coverage_ratio", "stages", "reconciled", "quarantined", "unannounced_treatment", "cri_socket", "decided_without_agent", "sandboxes")
     class OutcomesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,34 @@ class GetStatusResponse(_message.Message):
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     class CountersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class StartsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class UnannouncedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class ReconciledEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class DecidedWithoutAgentEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +143,16 @@ class GetStatusResponse(_message.Message):
     MISSED_CALLS_FIELD_NUMBER: _ClassVar[int]
     RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     EVENTS_RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    STARTS_FIELD_NUMBER: _ClassVar[int]
+    UNANNOUNCED_FIELD_NUMBER: _ClassVar[int]
+    HOOK_COVERAGE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    RECONCILED_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    UNANNOUNCED_TREATMENT_FIELD_NUMBER: _ClassVar[int]
+    CRI_SOCKET_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_WITHOUT_AGENT_FIELD_NUMBER: _ClassVar[int]
+    SANDBOXES_FIELD_NUMBER: _ClassVar[int]
     pid: int
     version: str
     containers: int
@@ -128,4 +166,49 @@ class GetStatusResponse(_message.Message):
     missed_calls: int
     rss_bytes: int
     events_restarts: int
-    def __init__(self, pid: _Optional[int] = ..., version: _Optional[str] = ..., containers: _Optional[int] = ..., bindings: _Optional[int] = ..., policies: _Optional[int] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., counters: _Optional[_Mapping[str, int]] = ..., failed_helpers: _Optional[_Iterable[_Union[Failure, _Mapping[str, _Any]]]] = ..., system_calls: _Optional[_Iterable[str]] = ..., events_pid: _Optional[int] = ..., missed_calls: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., events_restarts: _Optional[int] = ...) -> None: ...
+    starts: _containers.ScalarMap[str, int]
+    unannounced: _containers.ScalarMap[str, int]
+    hook_coverage_ratio: float
+    stages: _containers.RepeatedCompositeFieldContainer[Stage]
+    reconciled: _containers.ScalarMap[str, int]
+    quarantined: int
+    unannounced_treatment: str
+    cri_socket: str
+    decided_without_agent: _containers.ScalarMap[str, int]
+    sandboxes: int
+    def __init__(self, pid: _Optional[int] = ..., version: _Optional[str] = ..., containers: _Optional[int] = ..., bindings: _Optional[int] = ..., policies: _Optional[int] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., counters: _Optional[_Mapping[str, int]] = ..., failed_helpers: _Optional[_Iterable[_Union[Failure, _Mapping[str, _Any]]]] = ..., system_calls: _Optional[_Iterable[str]] = ..., events_pid: _Optional[int] = ..., missed_calls: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., events_restarts: _Optional[int] = ..., starts: _Optional[_Mapping[str, int]] = ..., unannounced: _Optional[_Mapping[str, int]] = ..., hook_coverage_ratio: _Optional[float] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping[str, _Any]]]] = ..., reconciled: _Optional[_Mapping[str, int]] = ..., quarantined: _Optional[int] = ..., unannounced_treatment: _Optional[str] = ..., cri_socket: _Optional[str] = ..., decided_without_agent: _Optional[_Mapping[str, int]] = ..., sandboxes: _Optional[int] = ...) -> None: ...
+
+class Stage(_message.Message):
+    __slots__ = ("door", "stage", "count", "p50_us", "p99_us", "max_us", "timeout_us", "headroom_us", "last_success_us", "outcomes", "buckets", "sum_us")
+    class OutcomesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    DOOR_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    P50_US_FIELD_NUMBER: _ClassVar[int]
+    P99_US_FIELD_NUMBER: _ClassVar[int]
+    MAX_US_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
+    HEADROOM_US_FIELD_NUMBER: _ClassVar[int]
+    LAST_SUCCESS_US_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    SUM_US_FIELD_NUMBER: _ClassVar[int]
+    door: str
+    stage: str
+    count: int
+    p50_us: int
+    p99_us: int
+    max_us: int
+    timeout_us: int
+    headroom_us: int
+    last_success_us: int
+    outcomes: _containers.ScalarMap[str, int]
+    buckets: _containers.RepeatedScalarFieldContainer[int]
+    sum_us: int
+    def __init__(self, door: _Optional[str] = ..., stage: _Optional[str] = ..., count: _Optional[int] = ..., p50_us: _Optional[int] = ..., p99_us: _Optional[int] = ..., max_us: _Optional[int] = ..., timeout_us: _Optional[int] = ..., headroom_us: _Optional[int] = ..., last_success_us: _Optional[int] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., buckets: _Optional[_Iterable[int]] = ..., sum_us: _Optional[int] = ...) -> None: ...

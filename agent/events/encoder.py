@@ -6,12 +6,14 @@ from __future__ import annotations
 import base64
 import errno
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from agent.events.decoder import RawEvent, Text
 from agent.events.layout import CUT_HEAD, CUT_TAIL, UNREADABLE
 from agent.events.tables import ArgName, RuleName, Tables, Workload
+from agent.workload.identity import WORKLOAD_QUARANTINED
 
 _SIGNED = {"int": 32, "long": 64}
 _UNSIGNED = {"uint": 32, "ulong": 64, "size_t": 64}
@@ -30,6 +32,12 @@ def encode_event(event: RawEvent, tables: Tables, boot_offset: int) -> bytes:
     if event.deferred:
         fields["deferred"] = True
     return encode_line(fields)
+
+
+def encode_unannounced(event: Mapping[str, Any], boot_offset: int) -> bytes:
+    """The line of a container that no hook announced. Raises KeyError, TypeError for what the agent never says."""
+    fields = {"type": "unannounced", "time": format_time(int(event["time_ns"]) + boot_offset)}
+    return encode_line(fields | {key: value for key, value in event.items() if key != "time_ns"})
 
 
 def encode_line(fields: dict[str, Any]) -> bytes:
@@ -109,7 +117,11 @@ def _process(event: RawEvent) -> dict[str, Any]:
 
 
 def _where(event: RawEvent, workload: Workload | None) -> dict[str, Any]:
-    """The host's processes have no pod; a workload without a name is one that the agent did not get to tell of."""
+    """The host's processes have no pod; a workload without a name is one that the agent did not get to tell of. A
+    quarantined container's name nobody knows.
+    """
+    if event.workload == WORKLOAD_QUARANTINED:
+        return {"pod": None, "container": None, "quarantined": True, "cgroup": event.cgroup}
     if workload:
         return {"pod": workload.pod, "container": workload.container}
     if event.workload:

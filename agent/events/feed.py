@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from agent.events.encoder import action_names
@@ -45,9 +46,18 @@ class Ring:
 
 
 class Feed:
-    """snapshot gives every message that a new process must hear. Thread-safe."""
+    """snapshot gives every message that a new process must hear. guarded: the pin directory where processes may be
+    held, which the event process looks after. Thread-safe.
+    """
 
-    def __init__(self, ring: Ring, listener: socket.socket, snapshot: Callable[[], Iterable[dict[str, Any]]]) -> None:
+    def __init__(
+        self,
+        ring: Ring,
+        listener: socket.socket,
+        snapshot: Callable[[], Iterable[dict[str, Any]]],
+        guarded: Path | None = None,
+    ) -> None:
+        self._guarded = guarded
         self._ring = ring
         self._listener = listener
         self._snapshot = snapshot
@@ -81,6 +91,7 @@ class Feed:
         ring = self._ring
         numbers = (theirs.fileno(), ring.fd, ring.size, self._listener.fileno())
         command = [sys.executable, "-I", "-m", "agent.events.main", *map(str, numbers)]
+        command += [str(self._guarded)] if self._guarded else []
         keep = (theirs.fileno(), ring.fd, self._listener.fileno())
         with theirs:
             process = subprocess.Popen(
@@ -116,6 +127,9 @@ class Feed:
     def events_lost(self, count: int) -> None:
         self.tell({"op": "lost", "id": count})
 
+    def unannounced(self, event: dict[str, Any]) -> None:
+        self.tell({"op": "unannounced", "id": 0, "event": event})
+
     def tell(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode()
         with self._lock:
@@ -146,6 +160,7 @@ class Feed:
 
     def close(self) -> None:
         """Ends the feed, which ends the process; waits for it, and kills it when it does not go."""
+        self.tell({"op": "end", "id": 0})
         with self._lock:
             if self._channel:
                 self._channel.close()

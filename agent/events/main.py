@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The event process: `python -I -m agent.events.main FEED RING RING_BYTES LISTENER`, all but the size descriptors
-that it inherits.
+"""The event process: `python -I -m agent.events.main FEED RING RING_BYTES LISTENER [PIN_DIR]`, the first four but the
+size descriptors that it inherits.
 
-It ends when the feed ends: when the agent is gone there is nobody to tell it the names of workloads.
+It ends when the feed ends: when the agent is gone there is nobody to tell it the names of workloads. With PIN_DIR,
+where the agent may hold processes, it looks after them too: it releases those of an agent that hangs, and those that
+an agent left which died.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 from agent.events.decoder import DecodeError, parse_event
-from agent.events.encoder import encode_event, encode_line
+from agent.events.encoder import encode_event, encode_line, encode_unannounced
+from agent.events.guard import PERIOD_S, Guard
 from agent.events.ring import RingBuffer
 from agent.events.subscribers import Subscribers
 from agent.events.tables import FeedError, Tables
@@ -26,7 +30,12 @@ NICE = 5  # a storm of events must leave the processor to the gate
 
 
 class EventProcess:
-    def __init__(self, feed: socket.socket, ring: RingBuffer, listener: socket.socket) -> None:
+    """guard: where the agent holds processes."""
+
+    def __init__(
+        self, feed: socket.socket, ring: RingBuffer, listener: socket.socket, guard: Guard | None = None
+    ) -> None:
+        self._guard = guard
         self._feed = feed
         self._ring = ring
         self._listener = listener
@@ -37,8 +46,16 @@ class EventProcess:
             self._poll.register(source.fileno(), select.EPOLLIN)
 
     def run(self) -> None:
+        """Until the feed ends; longer when the agent has not said that it stops: it may have left somebody held."""
+        self._serve_all()
+        if self._guard and not self._tables.ended:
+            self._guard.stay()
+
+    def _serve_all(self) -> None:
         while True:
-            ready = dict(self._poll.poll())
+            ready = dict(self._poll.poll(PERIOD_S if self._guard else None))
+            if self._guard:
+                self._guard.look()
             if self._feed.fileno() in ready and not self._read_feed():
                 return
             if self._listener.fileno() in ready:
@@ -62,6 +79,8 @@ class EventProcess:
                 continue
             if lost:
                 self._readers.push(encode_line({"type": "lost", "reason": "ring buffer full", "count": lost}))
+            while self._tables.unannounced:
+                self._readers.push(encode_unannounced(self._tables.unannounced.pop(0), boot_offset()))
 
     def _accept(self) -> None:
         try:
@@ -76,7 +95,7 @@ class EventProcess:
         records = self._ring.read(BATCH)
         if not records or not len(self._readers):
             return
-        offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        offset = boot_offset()
         for record in records:
             self._readers.push(self._line(record, offset))
 
@@ -103,15 +122,22 @@ class EventProcess:
         self._readers.drop(fd)
 
 
+def boot_offset() -> int:
+    """Nanoseconds to add to a time since boot for one since 1970."""
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 def main() -> int:
     feed_fd, ring_fd, ring_bytes, listener_fd = (int(text) for text in sys.argv[1:5])
+    pin_dir = Path(sys.argv[5]) if len(sys.argv) > 5 else None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent decides when it is over
     for reason in set_priority(NICE):
         print(f"event process: {reason}", file=sys.stderr, flush=True)
     feed, listener = socket.socket(fileno=feed_fd), socket.socket(fileno=listener_fd)
     feed.setblocking(False)
     listener.setblocking(False)
-    EventProcess(feed, RingBuffer(ring_fd, ring_bytes), listener).run()
+    guard = Guard(pin_dir) if pin_dir else None
+    EventProcess(feed, RingBuffer(ring_fd, ring_bytes), listener, guard).run()
     return 0
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names behind the numbers of events: workloads and policies, as the agent tells them over the feed. Pure.
 
-A message of the feed is one JSON object: {"op": "workload" | "workload_gone" | "policy" | "policy_gone" | "lost",
-...}. What is gone is kept for a while, bounded: its events may still be in the ring.
+A message of the feed is one JSON object: {"op": "workload" | "workload_gone" | "policy" | "policy_gone" | "lost" |
+"unannounced" | "end", "id": N, ...}. What is gone is kept for a while, bounded: its events may still be in the ring.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ class Tables:
     def __init__(self) -> None:
         self.workloads: dict[int, Workload] = {}
         self.policies: dict[int, PolicyName] = {}
+        self.unannounced: list[Mapping[str, Any]] = []
+        """Events of containers that no hook announced; who makes lines of them takes them out."""
+        self.ended = False
+        """Whether the agent said that it stops."""
         self._gone: dict[str, OrderedDict[int, None]] = {"workload": OrderedDict(), "policy": OrderedDict()}
 
     def apply(self, message: bytes) -> int:
@@ -78,6 +82,10 @@ class Tables:
                 self._leave("policy", self.policies, key)
             case "lost":
                 return key
+            case "unannounced":
+                self.unannounced.append(_unannounced(fields["event"]))
+            case "end":
+                self.ended = True
             case _:
                 raise FeedError(f"unknown operation {fields['op']!r}")
         return 0
@@ -87,6 +95,12 @@ class Tables:
         gone[key] = None
         while len(gone) > MAX_GONE:
             table.pop(gone.popitem(last=False)[0], None)
+
+
+def _unannounced(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not 0 <= int(event["time_ns"]) < 1 << 63:
+        raise ValueError("no time since boot")
+    return dict(event)
 
 
 def _policy(fields: Mapping[str, Any]) -> PolicyName:

@@ -1,143 +1,243 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RuntimeHook service: messages to the gate and back. The only file on that path that touches generated code."""
+"""The RuntimeHook service: messages to the gate and back. With `starts`, `announced` and `stages` the only code on that
+path that touches generated code.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from agent.hooks.annotations import Runtime
+from agent.hooks.announced import AnnouncedStarts
+from agent.hooks.calls import Answer, CallError
 from agent.hooks.errors import HookError, Reason
-from agent.hooks.gate import Gate, Start
+from agent.hooks.gate import Bound, Gate, Start
+from agent.hooks.limits import MAX_ID, MAX_NAME
+from agent.hooks.oci import OciStarts, Stage
+from agent.hooks.peer import HOOK_SERVICE, Peer
+from agent.hooks.spec import parse_state
+from agent.hooks.stages import StageTable, check_report
+from agent.hooks.starts import parse_start
 from agent.logs import fields
-from agent.workload.identity import ContainerId, ContainerIdentity, PodUid, freeze_labels
+from agent.workload.identity import ContainerId, Door
 from nri_plugin.ttrpc import Code
 from rthook.api import hook_pb2
+from rthook.latency import StageStats
 
-SERVICE = "podgate.hook.v1.RuntimeHook"
-MAX_NAME = 253  # DNS-1123 subdomain: the longest name that Kubernetes gives anything
-MAX_ID = 256  # container ids have 64 characters; room for other runtimes
-MAX_LABELS_BYTES = 256 << 10  # of one pod; the API server's own limit is on annotations, as large
+SERVICE = HOOK_SERVICE
 MAX_CONTAINERS = 10_000  # in one Synchronize: some 100 pods a node, generously
 
 CODES = {
     Reason.INVALID: Code.INVALID_ARGUMENT,
     Reason.UNIDENTIFIED: Code.INVALID_ARGUMENT,
+    Reason.NO_SPEC: Code.FAILED_PRECONDITION,
+    Reason.NO_LABELS: Code.FAILED_PRECONDITION,
     Reason.NO_CGROUP: Code.FAILED_PRECONDITION,
     Reason.PROCESS_GONE: Code.FAILED_PRECONDITION,
     Reason.CONFLICT: Code.FAILED_PRECONDITION,
     Reason.KERNEL: Code.INTERNAL,
+    Reason.DENIED: Code.PERMISSION_DENIED,
 }
+BOUND = "bound"
+UNBOUND = "unbound"
+SYNCHRONIZED = "synchronized"
+SUPERSEDED = "superseded"
+SUCCESSES = frozenset({BOUND, UNBOUND, SYNCHRONIZED})
 
 log = logging.getLogger("podgate.hook")
 
-
-class CallError(Exception):
-    """A call is answered with this code and text."""
-
-    def __init__(self, code: Code, message: str) -> None:
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
+_Value = TypeVar("_Value")
+_Word = TypeVar("_Word", Stage, Runtime)
 
 
-def parse_start(container: hook_pb2.Container) -> Start:
-    """Raises HookError when it does not say which container of which pod it is."""
-    lengths = (
-        (container.id, MAX_ID),
-        (container.pod_name, MAX_NAME),
-        (container.pod_namespace, MAX_NAME),
-        (container.name, MAX_NAME),
-    )
-    if any(len(text) > limit for text, limit in lengths):
-        raise HookError(
-            Reason.INVALID, f"container {container.id[:MAX_ID]!r}: a name is longer than {MAX_NAME} characters"
+@dataclass(slots=True)
+class _Decision:
+    """What becomes of one call: filled in while it is decided, told once it is answered.
+
+    stage: the key in the table of stages, empty for what is not measured. outcome: empty until it is known.
+    """
+
+    began_ns: int
+    door: Door = Door.NRI
+    stage: str = ""
+    container: str = ""
+    namespace: str = ""
+    pod: str = ""
+    outcome: str = ""
+    detail: str = ""
+    spent_us: int = 0
+
+    def concerns(self, container: str, namespace: str = "", pod: str = "") -> None:
+        self.container, self.namespace, self.pod = container[:MAX_ID], namespace[:MAX_NAME], pod[:MAX_NAME]
+
+    def tell(self) -> None:
+        if self.outcome == SYNCHRONIZED or (not self.stage and not self.detail):
+            return
+        told = fields(
+            door=self.door.value,
+            stage=self.stage,
+            container_id=self.container,
+            namespace=self.namespace,
+            pod=self.pod,
+            reason=self.outcome if self.detail else "",
+            detail=self.detail,
+            spent_us=self.spent_us,
         )
-    if not container.id:
-        raise HookError(Reason.UNIDENTIFIED, "no container id")
-    if not container.pod_namespace or not container.pod_name:
-        raise HookError(Reason.UNIDENTIFIED, f"container {container.id}: no pod is named")
-    labels = dict(container.pod_labels)
-    if sum(len(key) + len(value) for key, value in labels.items()) > MAX_LABELS_BYTES:
-        raise HookError(Reason.INVALID, f"container {container.id}: labels are larger than {MAX_LABELS_BYTES} bytes")
-    if container.phase not in (hook_pb2.PHASE_HELD, hook_pb2.PHASE_RUNNING):
-        raise HookError(Reason.INVALID, f"container {container.id}: unknown phase {container.phase}")
-    identity = ContainerIdentity(
-        ContainerId(container.id),
-        container.name,
-        container.pod_namespace,
-        container.pod_name,
-        PodUid(container.pod_uid),
-        freeze_labels(labels),
-        container.image,
-    )
-    return Start(identity, container.pid, container.cgroups_path, container.phase == hook_pb2.PHASE_HELD)
+        if self.detail:
+            log.warning("refused", extra=told)
+        else:
+            log.info(self.outcome, extra=told)
 
 
 class HookEndpoint:
     """The service; its methods may run in several threads at once."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, oci: OciStarts, announced: AnnouncedStarts) -> None:
         self._gate = gate
+        self._oci = oci
+        self._announced = announced
         self._one_list = threading.Lock()
         self._newest = 0
-        self._methods: dict[str, Callable[[bytes], Message]] = {
+        self._table = StageTable()
+        self._reports: dict[str, hook_pb2.ReportRequest] = {}
+        self._methods: dict[str, Callable[[bytes, Peer, _Decision], Message]] = {
             "Bind": self._bind,
             "Unbind": self._unbind,
             "Synchronize": self._synchronize,
+            "Hook": self._hook,
+            "Announce": self._announce,
+            "Report": self._report,
         }
 
-    def call(self, method: str, payload: bytes) -> bytes:
-        """The answer's bytes. Raises CallError."""
+    def call(self, method: str, payload: bytes, peer: Peer) -> Answer:
+        """Raises CallError."""
         handler = self._methods.get(method)
         if handler is None:
-            raise CallError(Code.UNIMPLEMENTED, f"no method {method} in {SERVICE}")
+            raise CallError(Code.UNIMPLEMENTED, f"no method {method[:MAX_NAME]} in {SERVICE}")
+        decision = _Decision(time.monotonic_ns())
         try:
-            return handler(payload).SerializeToString()
+            return Answer(handler(payload, peer, decision).SerializeToString(), decision.tell)
+        except CallError:
+            decision.outcome = SUPERSEDED
+            raise
         except DecodeError as error:
             self._gate.outcomes[Reason.INVALID.value] += 1
-            raise CallError(Code.INVALID_ARGUMENT, f"{method}: not a message of {SERVICE}") from error
+            text = f"{method}: not a message of {SERVICE}"
+            decision.outcome, decision.detail = Reason.INVALID.value, text
+            raise CallError(Code.INVALID_ARGUMENT, text, decision.tell) from error
         except HookError as error:
-            log.warning("refused", extra=fields(method=method, reason=error.reason.value, detail=error.detail))
-            raise CallError(CODES[error.reason], error.detail) from error
+            decision.outcome, decision.detail = error.reason.value, error.detail
+            raise CallError(CODES[error.reason], error.detail, decision.tell) from error
+        finally:
+            self._observe(decision)
+
+    def _observe(self, decision: _Decision) -> None:
+        decision.spent_us = (time.monotonic_ns() - decision.began_ns) // 1000
+        if decision.stage:
+            success = time.time_ns() // 1000 if decision.outcome in SUCCESSES else 0
+            self._table.observe(decision.stage, decision.spent_us, decision.outcome or "internal", success)
 
     @property
     def lists(self) -> int:
         """How many Synchronize calls have come."""
         return self._newest
 
-    def _bind(self, payload: bytes) -> hook_pb2.BindResponse:
-        bound = self._gate.bind(self._parse(hook_pb2.BindRequest.FromString(payload).container))
-        return hook_pb2.BindResponse(
-            cgroup_id=bound.cgroup, workload_id=bound.workload, policies=bound.policies, bind_us=bound.bind_us
-        )
+    @property
+    def stages(self) -> Mapping[str, StageStats]:
+        """What the agent itself spent: bind, synchronize, announce, and hook:STAGE of the OCI hook."""
+        return self._table.snapshot()
 
-    def _parse(self, container: hook_pb2.Container) -> Start:
+    @property
+    def reports(self) -> Mapping[str, hook_pb2.ReportRequest]:
+        """The newest of each reporter."""
+        return dict(self._reports)
+
+    def _bind(self, payload: bytes, _: Peer, decision: _Decision) -> hook_pb2.BindResponse:
+        decision.stage = "bind"
+        container = hook_pb2.BindRequest.FromString(payload).container
+        decision.concerns(container.id, container.pod_namespace, container.pod_name)
+        bound = self._gate.bind(self._counted(lambda: parse_start(container)))
+        decision.outcome = BOUND
+        return _bind_response(bound)
+
+    def _counted(self, make: Callable[[], _Value]) -> _Value:
+        """The gate counts what it refuses itself."""
         try:
-            return parse_start(container)
+            return make()
         except HookError as error:
             self._gate.outcomes[error.reason.value] += 1
             raise
 
-    def _unbind(self, payload: bytes) -> hook_pb2.UnbindResponse:
+    def _unbind(self, payload: bytes, _: Peer, decision: _Decision) -> hook_pb2.UnbindResponse:
         container = hook_pb2.UnbindRequest.FromString(payload).container_id
+        decision.concerns(container)
         return hook_pb2.UnbindResponse(was_bound=self._gate.unbind(ContainerId(container)))
 
-    def _synchronize(self, payload: bytes) -> hook_pb2.SynchronizeResponse:
+    def _hook(self, payload: bytes, peer: Peer, decision: _Decision) -> hook_pb2.HookResponse:
+        request = hook_pb2.HookRequest.FromString(payload)
+        decision.door = Door.OCI
+        stage = self._counted(lambda: _word(Stage, request.stage))
+        decision.stage = f"hook:{stage.value}"
+        runtime = self._counted(lambda: _word(Runtime, request.runtime))
+        if stage is Stage.POSTSTOP:
+            return self._after_stop(request, decision)
+        start = self._counted(lambda: self._resolve(stage, runtime, request.state, peer, decision))
+        bound = self._gate.bind(start)
+        decision.outcome = BOUND
+        return hook_pb2.HookResponse(
+            cgroup_id=bound.cgroup, workload_id=bound.workload, policies=bound.policies, bind_us=bound.bind_us
+        )
+
+    def _resolve(self, stage: Stage, runtime: Runtime, state: bytes, peer: Peer, decision: _Decision) -> Start:
+        known = parse_state(state)
+        decision.concerns(known.id)
+        container = self._oci.describe(runtime, known, peer)
+        decision.concerns(known.id, container.identity.namespace, container.identity.pod_name)
+        return self._oci.start(stage, container, peer)
+
+    def _after_stop(self, request: hook_pb2.HookRequest, decision: _Decision) -> hook_pb2.HookResponse:
+        container = self._counted(lambda: parse_state(request.state)).id
+        decision.concerns(container)
+        self._gate.unbind(ContainerId(container))
+        decision.outcome = UNBOUND
+        return hook_pb2.HookResponse()
+
+    def _announce(self, payload: bytes, _: Peer, decision: _Decision) -> hook_pb2.BindResponse:
+        decision.door, decision.stage = Door.UPSTREAM, "announce"
+        request = hook_pb2.AnnounceRequest.FromString(payload)
+        decision.concerns(request.id, request.pod_namespace, request.pod_name)
+        bound = self._gate.bind(self._counted(lambda: self._announced.start(request)))
+        decision.outcome = BOUND
+        return _bind_response(bound)
+
+    def _report(self, payload: bytes, _: Peer, __: _Decision) -> hook_pb2.ReportResponse:
+        request = hook_pb2.ReportRequest.FromString(payload)
+        self._counted(lambda: check_report(request))
+        self._reports[request.door] = request
+        return hook_pb2.ReportResponse()
+
+    def _synchronize(self, payload: bytes, _: Peer, decision: _Decision) -> hook_pb2.SynchronizeResponse:
         """A container that is refused keeps what an earlier announcement bound: less would unguard it.
 
         A caller that has lost patience asks again: then the newer list counts, and the older call ends where it is.
         """
+        decision.stage = "synchronize"
         request = hook_pb2.SynchronizeRequest.FromString(payload)
         if len(request.containers) > MAX_CONTAINERS:
             raise HookError(Reason.INVALID, f"{len(request.containers)} containers, at most {MAX_CONTAINERS}")
         self._newest += 1
         number = self._newest
         with self._one_list:
-            return self._take_list(request, number)
+            answer = self._take_list(request, number)
+        decision.outcome = SYNCHRONIZED
+        return answer
 
     def _take_list(self, request: hook_pb2.SynchronizeRequest, number: int) -> hook_pb2.SynchronizeResponse:
         answer = hook_pb2.SynchronizeResponse()
@@ -154,10 +254,27 @@ class HookEndpoint:
         return answer
 
     def _take_one(self, container: hook_pb2.Container, answer: hook_pb2.SynchronizeResponse) -> None:
+        decision = _Decision(time.monotonic_ns(), stage="synchronize")
+        decision.concerns(container.id, container.pod_namespace, container.pod_name)
         try:
-            self._gate.bind(self._parse(container), nested=False)
+            self._gate.bind(self._counted(lambda: parse_start(container)), nested=False)
             answer.bound += 1
         except HookError as error:
             answer.refused.add(container_id=container.id, reason=error.detail)
-            why = fields(method="Synchronize", reason=error.reason.value, detail=error.detail)
-            log.warning("refused", extra=why)
+            decision.outcome, decision.detail = error.reason.value, error.detail
+            decision.tell()
+
+
+def _word(kind: type[_Word], text: str) -> _Word:
+    """Raises HookError for a text that is none of the kind's."""
+    try:
+        return kind(text)
+    except ValueError as error:
+        known = ", ".join(word.value for word in kind)
+        raise HookError(Reason.INVALID, f"{kind.__name__.lower()} {text[:MAX_NAME]!a} is none of {known}") from error
+
+
+def _bind_response(bound: Bound) -> hook_pb2.BindResponse:
+    return hook_pb2.BindResponse(
+        cgroup_id=bound.cgroup, workload_id=bound.workload, policies=bound.policies, bind_us=bound.bind_us
+    )

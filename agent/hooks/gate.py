@@ -12,39 +12,49 @@ know.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from agent.hooks.errors import HookError, Reason
-from agent.kernel.cgroup import CgroupFinder, ProcessCgroup
+from agent.kernel.cgroup import CgroupFinder, ProcessCgroup, expected_component
 from agent.kernel.errors import CgroupError, KernelError
 from agent.kernel.maps import Bindings
+from agent.logs import fields
 from agent.workload.errors import RegistryError
-from agent.workload.identity import CgroupId, ContainerId, ContainerIdentity, PolicyId, WorkloadId
-from agent.workload.operations import DeleteBinding, Operation, SetBinding
+from agent.workload.identity import CgroupId, ContainerId, ContainerIdentity, Door, PolicyId, WorkloadId
+from agent.workload.operations import DeleteBinding, Operation, SetBinding, SetHost
 from agent.workload.registry import Changed, Record, Registry
 from agent.workload.scopes import Scope
 
 ARMED_LATE = "armed_late"
 CGROUP_REMOVED = "cgroup_removed"
 CHUNK = 64  # bindings written while the lock is held: some 0.5 ms
+MAX_SHARED = 1024  # cgroups with several pods below; a node has one such, if any
+
+log = logging.getLogger("podgate.gate")
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a hook says of a container. pid: of its init process. held: that process has not called execve for the
-    entrypoint yet.
+    """What is said of a container. pid: of its init process. held: that process has not called execve for the
+    entrypoint yet. cgroup: where it is known already; else the process and cgroups_path lead to it. sandbox: it is a
+    pod's pause container, and cgroup_parent, where the runtime tells it, the pod's own cgroup.
     """
 
     identity: ContainerIdentity
     pid: int
     cgroups_path: str
     held: bool
+    door: Door = Door.NRI
+    cgroup: ProcessCgroup | None = None
+    sandbox: bool = False
+    cgroup_parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,24 @@ class _Below:
 
     workload: WorkloadId
     directory: Path
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A container that was bound while it was held. patient: it may be started long after it was created. progress: of
+    its init process, as the housekeeping last saw it.
+    """
+
+    since: float
+    pid: int
+    patient: bool
+    progress: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Announcement:
+    number: int
+    door: Door
 
 
 class WorkloadSink(Protocol):
@@ -81,13 +109,17 @@ class Gate:
         self._finder = finder
         self._root = cgroup_root
         self._sink = sink
-        self._pending: dict[CgroupId, float] = {}
+        self._pending: dict[CgroupId, _Pending] = {}
         self._unlinked: dict[CgroupId, _Below] = {}
         self._again: dict[CgroupId, _Below] = {}
         self._unwritten: set[CgroupId] = set()
-        self._announced: dict[ContainerId, int] = {}
+        self._announced: dict[ContainerId, _Announcement] = {}
         self._announcements = 0
+        self._shared_parents: set[CgroupId] = set()
+        self._sandboxes: set[ContainerId] = set()
+        self.on_bound: Callable[[CgroupId], None] = lambda _: None
         self.outcomes: Counter[str] = Counter()
+        self.starts: Counter[Door] = Counter()
         self.synchronized = False
         self._bindings.set_host(0)
 
@@ -105,26 +137,37 @@ class Gate:
         return bound
 
     def _bind(self, start: Start, began: int, nested: bool) -> Bound:
-        try:
-            cgroup = self._finder.of_process(start.pid, start.cgroups_path)
-        except CgroupError as error:
-            raise HookError(Reason.NO_CGROUP, str(error)) from error
+        cgroup = self._find_cgroup(start)
         with self._lock:
             workload, policies, siblings = self._write(start, cgroup)
         if siblings:
             self._rewrite_siblings(siblings)
         if start.held:
             self._check_alive(start, cgroup)
+        self.on_bound(cgroup.id)
         if nested and cgroup.id in self._unlinked:
             self.link_nested()
+        if start.sandbox:
+            self._bind_pod(start, cgroup)
         return Bound(cgroup.id, workload, policies, (time.monotonic_ns() - began) // 1000)
 
-    def _write(self, start: Start, cgroup: ProcessCgroup) -> tuple[WorkloadId, int, tuple[CgroupId, ...]]:
+    def _find_cgroup(self, start: Start) -> ProcessCgroup:
+        if start.cgroup:
+            return start.cgroup
+        try:
+            return self._finder.of_process(start.pid, start.cgroups_path)
+        except CgroupError as error:
+            raise HookError(Reason.NO_CGROUP, str(error)) from error
+
+    def _write(
+        self, start: Start, cgroup: ProcessCgroup, *, pod_level: bool = False
+    ) -> tuple[WorkloadId, int, tuple[CgroupId, ...]]:
         container = start.identity.container_id
         before = self._registry.record(container)
         holder = self._registry.record_at(cgroup.id)
+        held = start.held or self._is_held_still(start, cgroup.id)
         try:
-            added = self._registry.add_container(start.identity, cgroup.id, start.pid, not start.held)
+            added = self._registry.add_container(start.identity, cgroup.id, start.pid, not held, pod_level=pod_level)
         except RegistryError as error:
             raise HookError(Reason.CONFLICT, str(error)) from error
         record = self._registry.workload(added.workload)
@@ -140,14 +183,62 @@ class Gate:
             else:
                 self._give_up(container)
             raise HookError(Reason.KERNEL, str(error)) from error
-        self._announcements += 1
-        self._announced[container] = self._announcements
-        if start.held:
-            self._pending.setdefault(cgroup.id, time.monotonic())
-        if cgroup.nested or not start.held:
-            self._unlinked[cgroup.id] = _Below(added.workload, Path(f"{self._root}{cgroup.path}"))
+        self._note(start, cgroup, added.workload, held=held, new=before is None, pod_level=pod_level)
         binding = self._registry.binding(cgroup.id)
         return added.workload, binding.policies.bit_count() if binding else 0, added.cgroups
+
+    def _note(
+        self, start: Start, cgroup: ProcessCgroup, workload: WorkloadId, *, held: bool, new: bool, pod_level: bool
+    ) -> None:
+        self._announcements += 1
+        if start.sandbox and not pod_level:
+            self._sandboxes.add(start.identity.container_id)
+        self._announced[start.identity.container_id] = _Announcement(self._announcements, start.door)
+        if new and start.held and not start.sandbox:
+            self.starts[start.door] += 1
+        if held:
+            patient = start.door in (Door.OCI, Door.UPSTREAM)
+            self._pending.setdefault(cgroup.id, _Pending(time.monotonic(), start.pid, patient))
+        if not pod_level and (cgroup.nested or not held):
+            self._unlinked[cgroup.id] = _Below(workload, Path(f"{self._root}{cgroup.path}"))
+
+    def _is_held_still(self, start: Start, cgroup: CgroupId) -> bool:
+        """Whether one that is said to run is known by the kernel not to have called execve yet: it was let go just now,
+        by a hook that put it into quarantine, or by the plugin.
+        """
+        return start.pid > 0 and self._bindings.pending_pid(cgroup) == start.pid
+
+    def _bind_pod(self, start: Start, cgroup: ProcessCgroup) -> None:
+        """The pod's own cgroup, above its sandbox's, where the pod has one of its own. What fails of it is counted: it
+        guards no container.
+        """
+        path, _, _ = cgroup.path.rpartition("/")
+        name = path.rpartition("/")[2]
+        if not name or name != expected_component(start.cgroup_parent):
+            return
+        identity = replace(
+            start.identity, container_id=pod_id(start.identity.container_id), container_name="", image=""
+        )
+        try:
+            above = ProcessCgroup(self._finder.id_of(path), path)
+            with self._lock:
+                if not self._is_shared(above.id, identity):
+                    self._write(replace(start, identity=identity, pid=0, held=False), above, pod_level=True)
+        except (CgroupError, HookError) as error:
+            self.outcomes["pod_failed"] += 1
+            log.warning("the pod's own cgroup is not bound", extra=fields(pod=identity.pod_name, error=str(error)))
+
+    def _is_shared(self, cgroup: CgroupId, identity: ContainerIdentity) -> bool:
+        """A cgroup that several pods are in is none of a pod's own: what stands there for one of them goes."""
+        if cgroup in self._shared_parents:
+            return True
+        holder = self._registry.record_at(cgroup)
+        if holder is None or holder.identity.container_id == identity.container_id:
+            return False
+        if len(self._shared_parents) < MAX_SHARED:
+            self._shared_parents.add(cgroup)
+        self._forget(holder.identity.container_id)
+        return True
 
     def _give_up(self, container: ContainerId) -> None:
         """A record that cannot be removed either goes with its cgroup; the registry has forgotten it."""
@@ -184,9 +275,12 @@ class Gate:
                 self._again[cgroup] = below
 
     def unbind(self, container: ContainerId) -> bool:
-        """True when it was bound. Raises HookError when its record cannot be removed."""
+        """True when it was bound; a sandbox with its pod's own cgroup. Raises HookError when its record cannot be
+        removed.
+        """
         with self._lock:
             try:
+                self._forget(pod_id(container))
                 return self._forget(container)
             except KernelError as error:
                 self.outcomes["not_removed"] += 1
@@ -198,19 +292,22 @@ class Gate:
             return self._announcements
 
     def retain(self, containers: Iterable[ContainerId], mark: int) -> int:
-        """Forgets every container that is not named and was not announced since the mark; gives how many.
+        """Forgets every container that the NRI plugin announced, that is not named and was not announced since the
+        mark; gives how many. Others know of containers that its runtime does not have.
 
         Raises HookError as unbind does.
         """
         kept = set(containers)
+        kept |= {pod_id(container) for container in kept}
         self.synchronized = True
         with self._lock:
-            old = [container for container, number in self._announced.items() if number <= mark]
+            old = [one for one, said in self._announced.items() if said.number <= mark and said.door is Door.NRI]
         return sum(self.unbind(container) for container in old if container not in kept)
 
     def _forget(self, container: ContainerId) -> bool:
         record = self._registry.record(container)
         self._announced.pop(container, None)
+        self._sandboxes.discard(container)
         if record is None:
             return False
         self._apply(self._registry.remove_container(container))
@@ -226,8 +323,10 @@ class Gate:
                 self._unlinked.pop(operation.cgroup, None)
                 self._again.pop(operation.cgroup, None)
                 self._bindings.delete(operation.cgroup)
-            else:
+            elif isinstance(operation, SetHost):
                 self._bindings.set_host(operation.policies)
+            else:
+                self._bindings.set_quarantine(operation.policies)
 
     def select(self, added: Iterable[tuple[PolicyId, Scope]], removed: Iterable[PolicyId]) -> int:
         """Puts policies in force for the workloads in their scope and takes others out, in one write for each; gives
@@ -238,6 +337,7 @@ class Gate:
             changes += [self._registry.remove_policy(policy) for policy in removed]
             if any(change.host for change in changes):
                 self._bindings.set_host(self._registry.host().policies)
+            self._apply((self._registry.quarantine(),))
         return self._rewrite(_cgroups(changes))
 
     def _rewrite(self, cgroups: tuple[CgroupId, ...]) -> int:
@@ -267,9 +367,60 @@ class Gate:
         binding = self._registry.binding(cgroup)
         return bool(binding and self._bindings.rewrite(cgroup, binding))
 
+    def record_of(self, cgroup: CgroupId) -> Record | None:
+        """The container that a cgroup belongs to, itself or by one above it; None for one that is not bound, or that
+        nobody has identified.
+        """
+        with self._lock:
+            binding = self._bindings.read(cgroup)
+            return self._registry.record_at(CgroupId(binding.owner)) if binding else None
+
+    def namespace_of(self, pid: int) -> str | None:
+        """Of the bound container that a process is in; None when it is in none. Raises CgroupError when that cannot be
+        told, as of a quarantined container.
+        """
+        cgroup = self._finder.of_any(pid).id
+        with self._lock:
+            binding = self._bindings.read(cgroup)
+            record = self._registry.record_at(CgroupId(binding.owner)) if binding else None
+        if binding and not record:
+            raise CgroupError(f"process {pid} is in a container that nobody has identified")
+        return record.identity.namespace if record else None
+
+    def release_quarantined(self, cgroup: CgroupId) -> bool:
+        """Unbinds what nobody could identify; False when it is bound as what it is, or not at all."""
+        with self._lock:
+            return self._bindings.release_quarantined(cgroup)
+
+    def put_in_quarantine(self, cgroup: CgroupId) -> bool:
+        """Binds a cgroup to every policy until it is identified; False when it is bound already."""
+        with self._lock:
+            return self._bindings.put_in_quarantine(cgroup)
+
+    def quarantined(self) -> list[CgroupId]:
+        with self._lock:
+            return self._bindings.quarantined()
+
+    def pod_at(self, cgroup: CgroupId) -> Record | None:
+        """The record of a pod's own cgroup."""
+        with self._lock:
+            record = self._registry.record_at(cgroup)
+        return record if record and record.pod_level else None
+
+    def knows(self, container: ContainerId) -> bool:
+        with self._lock:
+            return self._registry.record(container) is not None
+
     def containers(self) -> tuple[Record, ...]:
         with self._lock:
             return self._registry.containers()
+
+    def numbers(self) -> tuple[int, int]:
+        """How many containers are bound, and how many sandboxes."""
+        with self._lock:
+            records = self._registry.containers()
+            sandboxes = len(self._sandboxes)
+        return sum(not record.pod_level for record in records) - sandboxes, sandboxes
 
     def count(self, policy: PolicyId) -> int:
         """How many containers a policy selects now."""
@@ -309,11 +460,11 @@ class Gate:
             self._forget(record.identity.container_id)
             report(CGROUP_REMOVED, record)
             return
-        since = self._pending.get(record.cgroup)
-        if since is None:
+        pending = self._pending.get(record.cgroup)
+        if pending is None:
             return
         if self._bindings.is_pending(record.cgroup):
-            if time.monotonic() - since < arming_deadline_s:
+            if self._is_waiting(pending, arming_deadline_s):
                 return
             self._bindings.arm(record.cgroup)
             self.outcomes[ARMED_LATE] += 1
@@ -321,6 +472,20 @@ class Gate:
         del self._pending[record.cgroup]
         self._registry.mark_armed(record.cgroup)
         self._rewrite_one(record.cgroup)
+
+    def _is_waiting(self, pending: _Pending, deadline_s: float) -> bool:
+        """An OCI hook is called when a container is created, and its start may come much later: as long as its init
+        process does nothing, its execve has not been missed.
+        """
+        before, pending.progress = pending.progress, self._finder.progress(pending.pid) if pending.patient else None
+        if time.monotonic() - pending.since < deadline_s:
+            return True
+        return before is not None and before == pending.progress
+
+
+def pod_id(sandbox: ContainerId) -> ContainerId:
+    """Under which a pod's own cgroup is known."""
+    return ContainerId(f"pod:{sandbox}")
 
 
 def _cgroups(changes: Iterable[Changed]) -> tuple[CgroupId, ...]:

@@ -8,11 +8,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from agent.hooks.endpoint import CallError
+from agent.hooks.calls import After, CallError, Service
+from agent.hooks.errors import HookError
+from agent.hooks.peer import Peer
 from agent.logs import fields
 from nri_plugin.ttrpc import Code, RemoteProtocolError, Request, ServerConnection
 from rthook.priority import set_realtime
@@ -25,8 +28,20 @@ ACCEPT_PAUSE_S = 0.1  # descriptors that ran out come back when connections end
 log = logging.getLogger("podgate.server")
 
 
-class Service(Protocol):
-    def call(self, method: str, payload: bytes) -> bytes: ...
+class Caller(Protocol):
+    """The other end of a connection."""
+
+    peer: Peer
+
+    def check(self, service: str, method: str) -> None:
+        """Raises HookError when it may not call it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    data: bytes
+    after: After | None = None
 
 
 def listen(path: Path) -> socket.socket:
@@ -52,14 +67,31 @@ def _is_abandoned(channel: socket.socket) -> bool:
         return False
 
 
+def _finish(reply: _Reply) -> None:
+    """What goes wrong after an answer is told, and ends no connection."""
+    if reply.after is None:
+        return
+    try:
+        reply.after()
+    except Exception:
+        log.exception("internal error after an answer")
+
+
 class Server:
-    """services: by their full names. urgent: those whose callers a container's start waits for."""
+    """services: by their full names. admit: who is at the other end, raises OSError. urgent: the services whose callers
+    a container's start waits for.
+    """
 
     def __init__(
-        self, listener: socket.socket, services: Mapping[str, Service], urgent: frozenset[str] = frozenset()
+        self,
+        listener: socket.socket,
+        services: Mapping[str, Service],
+        admit: Callable[[socket.socket], Caller],
+        urgent: frozenset[str] = frozenset(),
     ) -> None:
         self._listener = listener
         self._services = services
+        self._admit = admit
         self._urgent = urgent
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._open: set[socket.socket] = set()
@@ -101,19 +133,8 @@ class Server:
         self._slots.release()
 
     def _serve(self, channel: socket.socket) -> None:
-        connection = ServerConnection()
-        waiting = set(self._urgent)
         try:
-            while data := channel.recv(READ_SIZE):
-                for request in connection.receive_data(data):
-                    if _is_abandoned(channel):
-                        return
-                    channel.sendall(self._answer(connection, request))
-                    if request.service in waiting:
-                        waiting.clear()
-                        self._hurry()
-                if own := connection.data_to_send():
-                    channel.sendall(own)
+            self._converse(channel, self._admit(channel))
         except RemoteProtocolError as error:
             log.warning("connection dropped: not ttrpc", extra=fields(error=str(error)))
         except OSError as error:
@@ -121,23 +142,54 @@ class Server:
         finally:
             self._end(channel)
 
+    def _converse(self, channel: socket.socket, caller: Caller) -> None:
+        connection = ServerConnection()
+        waiting = set(self._urgent)
+        while data := channel.recv(READ_SIZE):
+            for request in connection.receive_data(data):
+                if _is_abandoned(channel):
+                    return
+                reply = self._refusal(connection, request, caller)
+                if reply is None:
+                    if request.service in waiting:
+                        waiting.clear()
+                        self._hurry()
+                    reply = self._answer(connection, request, caller)
+                try:
+                    channel.sendall(reply.data)
+                finally:
+                    _finish(reply)
+            if own := connection.data_to_send():
+                channel.sendall(own)
+
     def _hurry(self) -> None:
         """This connection is a hook's: from now on its thread runs when it has work."""
         if reason := set_realtime():
             log.warning("priority_not_set", extra=fields(reason=reason))
 
-    def _answer(self, connection: ServerConnection, request: Request) -> bytes:
-        service = self._services.get(request.service)
+    def _refusal(self, connection: ServerConnection, request: Request, caller: Caller) -> _Reply | None:
+        """The answer to one who may not ask."""
         try:
+            caller.check(request.service, request.method)
+        except HookError as error:
+            return _Reply(connection.respond_error(request.stream_id, Code.PERMISSION_DENIED, error.detail))
+        return None
+
+    def _answer(self, connection: ServerConnection, request: Request, caller: Caller) -> _Reply:
+        stream = request.stream_id
+        try:
+            service = self._services.get(request.service)
             if service is None:
                 raise CallError(Code.UNIMPLEMENTED, f"no service {request.service}")
-            return connection.respond(request.stream_id, service.call(request.method, request.payload))
+            answer = service.call(request.method, request.payload, caller.peer)
+            return _Reply(connection.respond(stream, answer.payload), answer.after)
         except CallError as error:
-            return connection.respond_error(request.stream_id, error.code, error.message)
+            return _Reply(connection.respond_error(stream, error.code, error.message), error.after)
         except Exception as error:
             # An answer must come whatever is wrong here: the runtime holds a container for it.
             log.exception("internal error", extra=fields(service=request.service, method=request.method))
-            return connection.respond_error(request.stream_id, Code.INTERNAL, f"internal error: {type(error).__name__}")
+            text = f"internal error: {type(error).__name__}"
+            return _Reply(connection.respond_error(stream, Code.INTERNAL, text))
 
     def stop(self) -> None:
         self._closing = True

@@ -165,12 +165,23 @@ class AgentProcess(Stoppable):
 
 
 class PluginProcess(Stoppable):
-    """A running podgate-nri between a node's runtime and an agent."""
+    """A running podgate-nri between a node's runtime and an agent. failure_rule: the text of its file."""
 
-    def __init__(self, agent: AgentProcess, nri_socket: Path, *options: str, wait: bool = True) -> None:
+    def __init__(
+        self,
+        agent: AgentProcess,
+        nri_socket: Path,
+        *options: str,
+        failure_rule: str = "default open\n",
+        wait: bool = True,
+    ) -> None:
+        name = unique_name("plugin")
+        self.failure_rule = agent.run_dir / f"{name}.rule"
+        self.failure_rule.write_text(failure_rule)
         sockets = ("--nri-socket", str(nri_socket), "--agent-socket", str(agent.socket))
-        log = agent.run_dir / f"{unique_name('plugin')}.log"
-        self.background = Background([command("podgate-nri"), *sockets, *options], log)
+        paths = ("--failure-rule", str(self.failure_rule), "--pin-dir", str(agent.pin_dir))
+        log = agent.run_dir / f"{name}.log"
+        self.background = Background([command("podgate-nri"), *sockets, *paths, *options], log)
         if wait:
             self.await_ready()
 

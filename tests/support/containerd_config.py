@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.support.image import PAUSE
 from tests.support.names import cache_dir
+from tests.support.oci_hooks import Hook
 
 
 class Runtime(Enum):
@@ -24,15 +25,32 @@ class Runtime(Enum):
         return cache_dir() / "runtimes" / self.value / "usr/bin"
 
 
+class Runc(Enum):
+    """A runc that the tests can use: 1.1 of Debian 12, or 1.3 (or later) of a newer suite."""
+
+    SYSTEM = "system"
+    NEW = "new"
+
+    @property
+    def path(self) -> Path:
+        """The program; the newer one was made to run here by tools/fetch_runtimes.py."""
+        return Path("/usr/sbin/runc") if self is Runc.SYSTEM else cache_dir() / "runtimes/runc/usr/sbin/runc"
+
+
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """How a node differs from the usual. `base_spec` is an OCI config.json to start every container's spec from."""
+    """How a node differs from the usual.
+
+    `base_spec` is an OCI config.json to start every container's spec from, those of pod sandboxes excepted; without
+    one, containerd's own default. `hooks` are added to it.
+    """
 
     nri: bool = True
     nri_request_timeout: str = "2s"
-    oci_runtime: Path = Path("/usr/sbin/runc")
+    oci_runtime: Path = Runc.SYSTEM.path
     base_spec: Path | None = None
     log_level: str = "info"
+    hooks: tuple[Hook, ...] = ()
 
 
 def render_config(runtime: Runtime, folder: Path, options: NodeOptions) -> str:

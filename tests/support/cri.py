@@ -7,6 +7,8 @@ threads at once. Pods use the node's network namespace, so no CNI is needed.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,6 +44,12 @@ POD_NAME_LABEL = "io.kubernetes.pod.name"
 POD_NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
 POD_UID_LABEL = "io.kubernetes.pod.uid"
 CONTAINER_NAME_LABEL = "io.kubernetes.container.name"
+# The annotations that a kubelet gives a static pod, one from a file on the node (pkg/kubelet/types/pod_update.go).
+CONFIG_HASH_ANNOTATION = "kubernetes.io/config.hash"
+CONFIG_SEEN_ANNOTATION = "kubernetes.io/config.seen"
+CONFIG_SOURCE_ANNOTATION = "kubernetes.io/config.source"
+# How often the kubelet has started a container before (pkg/kubelet/kuberuntime/labels.go).
+RESTARTS_ANNOTATION = "io.kubernetes.container.restartCount"
 
 
 class State(Enum):
@@ -79,6 +87,7 @@ class Pod:
 class ContainerSpec:
     """A container to create; `command` replaces the image's entrypoint, `args` follow it. `mounts`: inside → host.
 
+    `attempt` counts the kubelet's restarts: a container of the same name in the same pod needs another one.
     Limits of 0 are none: `memory_bytes`, and `cpu_quota_us` in each 100 ms.
     """
 
@@ -93,6 +102,7 @@ class ContainerSpec:
     privileged: bool = False
     memory_bytes: int = 0
     cpu_quota_us: int = 0
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +112,38 @@ class Container:
     id: str
     name: str
     pod: Pod
+    attempt: int = 0
 
     @property
     def log(self) -> Path:
         """The log file that the runtime writes."""
-        return self.pod.logs / f"{self.name}.log"
+        return self.pod.logs / log_name(self.name, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One entry of ListContainers."""
+
+    id: str
+    pod_id: str
+    name: str
+    attempt: int
+    state: State
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PodStatus:
+    """PodSandboxStatus of the CRI; `created_at` in nanoseconds since 1970."""
+
+    ready: bool
+    name: str
+    namespace: str
+    uid: str
+    created_at: int
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +165,35 @@ class ExecResult:
     exit_code: int
     stdout: str
     stderr: str
+
+
+class InitError(Exception):
+    """A pod's init container did not end with 0; carries the container and what it left."""
+
+    def __init__(self, container: Container, exit_code: int, log: str) -> None:
+        super().__init__(container, exit_code, log)
+        self.container = container
+        self.exit_code = exit_code
+        self.log = log
+
+    def __str__(self) -> str:
+        return f"init container {self.container.name} ended with {self.exit_code}: {self.log}"
+
+
+def log_name(name: str, attempt: int) -> str:
+    """Of a container's log file, in its pod's directory; each attempt has its own."""
+    return f"{name}/{attempt}.log"
+
+
+def static_pod(name: str, namespace: str = "kube-system", labels: Mapping[str, str] | None = None) -> PodSpec:
+    """A pod as the kubelet runs it from a file on the node: the file's hash is its uid, and annotations say so."""
+    digest = hashlib.sha256(f"{namespace}/{name}".encode()).hexdigest()[:32]
+    annotations = {
+        CONFIG_HASH_ANNOTATION: digest,
+        CONFIG_SEEN_ANNOTATION: "2025-01-01T00:00:00.000000000Z",
+        CONFIG_SOURCE_ANNOTATION: "file",
+    }
+    return PodSpec(name, namespace, labels or {}, uid=digest, annotations=annotations)
 
 
 def parse_cri_log(text: str) -> str:
@@ -208,11 +274,12 @@ class Cri:
 
     def create(self, pod: Pod, spec: ContainerSpec) -> Container:
         """CreateContainer in a pod that runs."""
+        (pod.logs / log_name(spec.name, spec.attempt)).parent.mkdir(exist_ok=True)
         request = pb.CreateContainerRequest(
             pod_sandbox_id=pod.id, config=_container_config(pod, spec), sandbox_config=pod.config
         )
         reply = self._runtime("CreateContainer", request, pb.CreateContainerResponse)
-        return Container(reply.container_id, spec.name, pod)
+        return Container(reply.container_id, spec.name, pod, spec.attempt)
 
     def start(self, container: Container) -> None:
         """StartContainer: returns when the entrypoint was let go."""
@@ -223,6 +290,20 @@ class Cri:
         container = self.create(pod, spec)
         self.start(container)
         return container
+
+    def run_init(self, pod: Pod, *specs: ContainerSpec) -> list[Container]:
+        """Run init containers as the kubelet does: one after the other, each to its end. InitError: one failed."""
+        done: list[Container] = []
+        for spec in specs:
+            container = self.run(pod, spec)
+            if code := self.wait_exit(container):
+                raise InitError(container, code, self.log_text(container))
+            done.append(container)
+        return done
+
+    def restart(self, container: Container, spec: ContainerSpec) -> Container:
+        """What the kubelet does when a container of `spec` has ended: run another, with the next attempt's number."""
+        return self.run(container.pod, dataclasses.replace(spec, name=container.name, attempt=container.attempt + 1))
 
     def _status(self, container: Container, *, verbose: bool) -> pb.ContainerStatusResponse:
         request = pb.ContainerStatusRequest(container_id=container.id, verbose=verbose)
@@ -269,13 +350,57 @@ class Cri:
 
     def list_containers(self) -> dict[str, State]:
         """The state of each container that the runtime knows, by container id."""
+        return {entry.id: entry.state for entry in self.list_entries()}
+
+    def list_entries(self) -> list[Listed]:
+        """ListContainers: every container of every pod, those that have ended included."""
         reply = self._runtime("ListContainers", pb.ListContainersRequest(), pb.ListContainersResponse)
-        return {container.id: State(container.state) for container in reply.containers}
+        return [
+            Listed(
+                entry.id,
+                entry.pod_sandbox_id,
+                entry.metadata.name,
+                entry.metadata.attempt,
+                State(entry.state),
+                dict(entry.labels),
+                dict(entry.annotations),
+            )
+            for entry in reply.containers
+        ]
+
+    def _pod_status(self, pod: Pod, *, verbose: bool) -> pb.PodSandboxStatusResponse:
+        request = pb.PodSandboxStatusRequest(pod_sandbox_id=pod.id, verbose=verbose)
+        return self._runtime("PodSandboxStatus", request, pb.PodSandboxStatusResponse)
+
+    def pod_status(self, pod: Pod) -> PodStatus:
+        """PodSandboxStatus: the pod's state now, with its labels and annotations."""
+        status = self._pod_status(pod, verbose=False).status
+        return PodStatus(
+            status.state == pb.SANDBOX_READY,
+            status.metadata.name,
+            status.metadata.namespace,
+            status.metadata.uid,
+            status.created_at,
+            dict(status.labels),
+            dict(status.annotations),
+        )
+
+    def pod_info(self, pod: Pod) -> dict[str, Any]:
+        """The runtime's verbose information of a sandbox: among others `pid` and `runtimeSpec` (the OCI config)."""
+        decoded: dict[str, Any] = json.loads(self._pod_status(pod, verbose=True).info["info"])
+        return decoded
 
     def list_pods(self) -> list[str]:
         """The ids of all pod sandboxes."""
         reply = self._runtime("ListPodSandbox", pb.ListPodSandboxRequest(), pb.ListPodSandboxResponse)
         return [pod.id for pod in reply.items]
+
+    def stop_pod(self, pod: Pod) -> None:
+        """StopPodSandbox: its containers and its sandbox process end; it stays listed until it is removed."""
+        self._stop_pod(pod.id)
+
+    def _stop_pod(self, pod_id: str) -> None:
+        self._runtime("StopPodSandbox", pb.StopPodSandboxRequest(pod_sandbox_id=pod_id), pb.StopPodSandboxResponse)
 
     def stop(self, container: Container, grace_s: int = 0) -> None:
         """StopContainer: SIGTERM, and SIGKILL after `grace_s` seconds; at once SIGKILL with 0."""
@@ -292,8 +417,7 @@ class Cri:
         self._remove_pod(pod.id)
 
     def _remove_pod(self, pod_id: str) -> None:
-        stop = pb.StopPodSandboxRequest(pod_sandbox_id=pod_id)
-        self._runtime("StopPodSandbox", stop, pb.StopPodSandboxResponse)
+        self._stop_pod(pod_id)
         remove = pb.RemovePodSandboxRequest(pod_sandbox_id=pod_id)
         self._runtime("RemovePodSandbox", remove, pb.RemovePodSandboxResponse)
 
@@ -321,14 +445,14 @@ def _container_config(pod: Pod, spec: ContainerSpec) -> pb.ContainerConfig:
         memory_limit_in_bytes=spec.memory_bytes,
     )
     return pb.ContainerConfig(
-        metadata=pb.ContainerMetadata(name=spec.name),
+        metadata=pb.ContainerMetadata(name=spec.name, attempt=spec.attempt),
         image=pb.ImageSpec(image=spec.image, user_specified_image=spec.image),
         command=spec.command,
         args=spec.args,
         envs=[pb.KeyValue(key=key, value=value) for key, value in spec.env.items()],
         mounts=[pb.Mount(container_path=inside, host_path=str(host)) for inside, host in spec.mounts.items()],
         labels={**spec.labels, **kubelet},
-        annotations=dict(spec.annotations),
-        log_path=f"{spec.name}.log",
+        annotations={**spec.annotations, RESTARTS_ANNOTATION: str(spec.attempt)},
+        log_path=log_name(spec.name, spec.attempt),
         linux=pb.LinuxContainerConfig(security_context=security, resources=resources),
     )

@@ -7,6 +7,7 @@ the same name. `stop` removes both, whatever state the runtime is in, and touche
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,18 +17,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 
 from tests.support import system
-from tests.support.containerd_config import NodeOptions, Runtime, render_config
+from tests.support.containerd_config import NodeOptions, Runc, Runtime, render_config
 from tests.support.cri import Cri
 from tests.support.image import BUSYBOX, FIRST, PAUSE, Image, build_image
 from tests.support.names import unique_name
+from tests.support.oci_hooks import add_hooks
 from tests.support.wait import DeadlineError, wait_until
 
-__all__ = ["Node", "NodeError", "NodeOptions", "Runtime"]
+__all__ = ["Node", "NodeError", "NodeOptions", "Runc", "Runtime"]
 
 START_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 10.0
@@ -64,8 +66,8 @@ class Node:
         self.nri_socket = self.folder / "nri.sock"
         self.cri = Cri(self.socket, f"/{self.name}", self.folder / "logs")
         self._process: subprocess.Popen[bytes] | None = None
-        (self.folder / "config.toml").write_text(render_config(runtime, self.folder, options))
         try:
+            self._configure(options)
             self._start()
             self._import(images)
         except BaseException:
@@ -113,6 +115,13 @@ class Node:
         self._clean()
         if failure is not None:
             raise failure
+
+    def _configure(self, options: NodeOptions) -> None:
+        """Write config.toml, and the spec with hooks if there are any."""
+        if options.hooks:
+            spec = write_hooked_spec(self.runtime, options, self.folder / "base-spec.json")
+            options = dataclasses.replace(options, base_spec=spec)
+        (self.folder / "config.toml").write_text(render_config(self.runtime, self.folder, options))
 
     def _start(self) -> None:
         """Start containerd and wait until its CRI answers; NodeError with its log when it does not."""
@@ -195,6 +204,23 @@ class Node:
                 if (bundle / name).is_file():
                     found.append(_parse_shim_address((bundle / name).read_text()))
         return found
+
+
+def default_spec(runtime: Runtime) -> dict[str, Any]:
+    """The OCI config.json that this containerd starts from when no base spec is named. NodeError when ctr fails."""
+    command = (runtime.binaries / "ctr", "oci", "spec")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise NodeError(f"{runtime.name}: ctr cannot say the default spec", done.stderr)
+    decoded: dict[str, Any] = json.loads(done.stdout)
+    return decoded
+
+
+def write_hooked_spec(runtime: Runtime, options: NodeOptions, target: Path) -> Path:
+    """Write `options.base_spec`, or the runtime's default, with `options.hooks` to `target`, and give that back."""
+    base = default_spec(runtime) if options.base_spec is None else json.loads(options.base_spec.read_text())
+    target.write_text(json.dumps(add_hooks(base, options.hooks)))
+    return target
 
 
 def _parse_shim_address(text: str) -> Path:

@@ -18,14 +18,19 @@ from enum import Enum
 from pathlib import Path
 
 from tests.support import system
-from tests.support.containerd_config import Runtime
+from tests.support.containerd_config import Runc, Runtime
 
 # bpf(2): the system call's number on x86_64, BPF_MAP_CREATE and BPF_MAP_TYPE_ARRAY.
 SYS_BPF = 321
 BPF_MAP_CREATE = 0
 BPF_MAP_TYPE_ARRAY = 2
 BTF = Path("/sys/kernel/btf/vmlinux")
-CONTAINER_PROGRAMS = (Path("/usr/sbin/runc"), Path("/usr/bin/gcc"), Path("/bin/busybox"))
+CONTAINER_PROGRAMS = (
+    Path("/usr/bin/gcc"),
+    Path("/bin/busybox"),
+    Path("/usr/bin/podman"),
+    Path("/usr/bin/conmon"),
+)
 
 
 class _MapAttr(ctypes.Structure):
@@ -86,10 +91,20 @@ def probe_mount(kind: str) -> str | None:
 
 
 def probe_programs() -> str | None:
-    """The programs that a container node is made of."""
+    """The programs that a container node, of containerd or of podman, is made of."""
     daemons = [runtime.binaries / "containerd" for runtime in Runtime]
-    missing = [str(path) for path in (*CONTAINER_PROGRAMS, *daemons) if not os.access(path, os.X_OK)]
+    runcs = [runc.path for runc in Runc]
+    missing = [str(path) for path in (*CONTAINER_PROGRAMS, *daemons, *runcs) if not os.access(path, os.X_OK)]
     return f"not there (run `make setup`): {', '.join(missing)}" if missing else None
+
+
+def probe_runc(runc: Runc) -> str | None:
+    """Ask an OCI runtime for its version: the newer one needs the libraries beside it, at the place it was made for."""
+    try:
+        done = subprocess.run([runc.path, "--version"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"{runc.path} does not run: {error.strerror} (run `make setup`)"
+    return None if done.returncode == 0 else f"{runc.path} does not run: {done.stderr.strip()} (run `make setup`)"
 
 
 def probe_cgroup2() -> str | None:
@@ -109,7 +124,14 @@ PROBES: Mapping[str, tuple[Probe, ...]] = {
         lambda: probe_mount("bpf"),
         lambda: probe_mount("tracefs"),
     ),
-    "container": (probe_root, probe_programs, lambda: probe_mount("tmpfs"), probe_cgroup2),
+    "container": (
+        probe_root,
+        probe_programs,
+        lambda: probe_runc(Runc.SYSTEM),
+        lambda: probe_runc(Runc.NEW),
+        lambda: probe_mount("tmpfs"),
+        probe_cgroup2,
+    ),
 }
 
 

@@ -28,10 +28,12 @@ def test_housekeeping_goes_on_past_a_step_that_fails(caplog: pytest.LogCaptureFi
     monkeypatch.setattr(agent, "_release_previous", fail)
     monkeypatch.setattr(agent, "_sweep_gate", lambda: done.append("gate"))
     monkeypatch.setattr(agent, "_report_losses", lambda: done.append("losses"))
+    monkeypatch.setattr(agent, "_look_at_doors", lambda: done.append("doors"))
+    monkeypatch.setattr(agent, "_collect_spool", lambda: done.append("spool"))
     monkeypatch.setattr(logging.getLogger("podgate"), "propagate", True)
     with caplog.at_level(logging.ERROR, logger="podgate.agent"):
         agent._sweep()
-    assert done == ["gate", "feed", "losses"]
+    assert done == ["gate", "feed", "losses", "doors", "spool"]
     assert [record.getMessage() for record in caplog.records] == ["housekeeping failed"]
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,9 +17,11 @@ from google.protobuf.message import Message
 from agent.api import control_pb2
 from agent.cli.client import SERVICE
 from agent.cli.main import main
-from agent.hooks.endpoint import CallError
+from agent.hooks.calls import Answer, CallError
+from agent.hooks.peer import Peer
 from agent.hooks.server import Server, listen
 from nri_plugin.ttrpc import Code
+from tests.support.callers import admit_anyone
 from tests.support.wait import wait_until
 
 _GOOD = """apiVersion: cilium.io/v1alpha1
@@ -51,9 +54,10 @@ class _Control:
         self.calls: list[tuple[str, bytes]] = []
         self.answers: dict[str, Callable[[], Message]] = {}
 
-    def call(self, method: str, payload: bytes) -> bytes:
+    def call(self, method: str, payload: bytes, peer: Peer) -> Answer:
+        assert peer.pid == os.getpid()
         self.calls.append((method, payload))
-        return self.answers[method]().SerializeToString()
+        return Answer(self.answers[method]().SerializeToString())
 
 
 class _Stage:
@@ -66,7 +70,7 @@ class _Stage:
     def serve(self, method: str, answer: Callable[[], Message]) -> None:
         self.control.answers[method] = answer
         if self._server is None:
-            self._server = Server(listen(self.run_dir / "agent.sock"), {SERVICE: self.control})
+            self._server = Server(listen(self.run_dir / "agent.sock"), {SERVICE: self.control}, admit_anyone)
             self._server.start()
 
     def stream(self, *parts: bytes, keep: bool = True) -> None:
@@ -250,6 +254,51 @@ def test_the_status_of_the_agent_is_printed(stage: _Stage) -> None:
     assert (fields["pid"], fields["counters"]) == (77, {"armed": "3"})
     table = stage.run("status").stdout.splitlines()
     assert ["counters", '{"armed":', '"3"}'] in [row.split() for row in table]
+
+
+def test_the_stages_of_a_status_are_a_table_in_milliseconds(stage: _Stage) -> None:
+    whole = control_pb2.Stage(
+        door="nri", stage="start", count=4, p50_us=500, p99_us=2500, max_us=12_345, timeout_us=2_000_000,
+        headroom_us=1_987_655, last_success_us=1_700_000_000_000_000, outcomes={"refused": 1, "bound": 3},
+    )  # fmt: skip
+    new = control_pb2.Stage(door="agent", stage="hold")
+    stage.serve("GetStatus", lambda: control_pb2.GetStatusResponse(pid=77, stages=[whole, new]))
+    lines = stage.run("status").stdout.splitlines()
+    assert not any(line.startswith("stages") for line in lines)
+    assert lines[-4:-2] == ["", "BY     STAGE      COUNT    P50 MS    P99 MS    MAX MS  HEADROOM MS    LAST SUCCESS"
+                            "               OUTCOMES"]  # fmt: skip
+    success = "2023-11-14T22:13:20+00:00"
+    assert lines[-2].split() == ["nri", "start", "4", "0.5", "2.5", "12.35", "1988", success, "bound=3", "refused=1"]
+    assert lines[-1].split() == ["agent", "hold", "0", "0", "0", "0", "-", "-"]
+    rows = json.loads(stage.run("status", "-o", "json").stdout)["stages"]
+    assert [(row["door"], row["headroom_us"]) for row in rows] == [("nri", "1987655"), ("agent", "0")]
+
+
+def test_a_stage_that_overran_its_callers_patience_says_by_how_much(stage: _Stage) -> None:
+    late = control_pb2.Stage(door="nri", stage="start", timeout_us=1, headroom_us=-3_000_000)
+    stage.serve("GetStatus", lambda: control_pb2.GetStatusResponse(stages=[late]))
+    assert "-3000" in stage.run("status").stdout.splitlines()[-1].split()
+
+
+def test_a_status_without_stages_has_no_table_of_them(stage: _Stage) -> None:
+    stage.serve("GetStatus", lambda: control_pb2.GetStatusResponse(pid=77))
+    assert "HEADROOM" not in stage.run("status").stdout
+
+
+def test_coverage_is_there_once_a_start_was_seen(stage: _Stage) -> None:
+    answer = control_pb2.GetStatusResponse(pid=77)
+    stage.serve("GetStatus", lambda: answer)
+    assert "hook_coverage_ratio" not in json.loads(stage.run("status", "-o", "json").stdout)
+    answer.hook_coverage_ratio = 0.0
+    assert json.loads(stage.run("status", "-o", "json").stdout)["hook_coverage_ratio"] == 0.0
+
+
+def test_unannounced_containers_count_as_events(stage: _Stage) -> None:
+    unannounced = b'{"type":"unannounced","outcome":"identified"}\n'
+    stage.stream(unannounced, b'{"type":"lost","count":1}\n', _EVENT % 1, _EVENT % 2)
+    result = stage.run("events", "--count", "2")
+    assert result.exit_code == 0
+    assert result.stdout_bytes == unannounced + b'{"type":"lost","count":1}\n' + _EVENT % 1
 
 
 def test_events_are_printed_as_they_come_up_to_a_count(stage: _Stage) -> None:

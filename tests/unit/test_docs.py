@@ -39,6 +39,7 @@ README = ROOT / "README.md"
 POLICY = ROOT / "docs/policy.md"
 EVENTS = ROOT / "docs/events.md"
 OPERATIONS = ROOT / "docs/operations.md"
+HOOKS = ROOT / "docs/hooks.md"
 ADR = ROOT / "docs/adr"
 PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
 COMMANDS: dict[str, click.Command] = {"podgate": podgate, "podgate-agent": podgate_agent, "podgate-nri": podgate_nri}
@@ -80,7 +81,13 @@ def walk_help(*path: str) -> Iterator[tuple[str, ...]]:
 
 def known_options() -> frozenset[str]:
     paths = itertools.chain.from_iterable(walk_help(name) for name in COMMANDS)
-    return frozenset().union(*(read_help(*path).options for path in paths))
+    return frozenset().union(*(read_help(*path).options for path in paths)) | hook_options()
+
+
+@functools.cache
+def hook_options() -> frozenset[str]:
+    """Of podgate-hook, which is a C program: those in its help text."""
+    return frozenset(_OPTION.findall((ROOT / "rthook/hook/options.c").read_text()))
 
 
 def fences(page: Path, *languages: str) -> list[str]:
@@ -184,7 +191,7 @@ def test_option_tables_name_every_option(command: str) -> None:
 
 
 def test_every_subcommand_is_shown() -> None:
-    shown = {" ".join(words) for words in invocations(OPERATIONS)}
+    shown = {" ".join(words) for page in (OPERATIONS, HOOKS) for words in invocations(page)}
     for path in walk_help("podgate"):
         if not read_help(*path).subcommands:
             wanted = " ".join(path[1:])
@@ -254,7 +261,7 @@ def test_outcomes_of_hook_requests_are_explained() -> None:
 
 
 def test_example_event_has_only_fields_that_are_explained() -> None:
-    (block,) = fences(EVENTS, "json")
+    block, *_ = fences(EVENTS, "json")
     example = json.loads(block)
     explained = set(first_names(section(EVENTS, "An event")))
     named = {name.partition(".")[0] for name in explained}

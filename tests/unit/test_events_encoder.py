@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.events.decoder import RawEvent, Text
-from agent.events.encoder import action_names, encode_event, format_time
+from agent.events.encoder import action_names, encode_event, encode_unannounced, format_time
 from agent.events.layout import CUT_HEAD, CUT_TAIL, UNREADABLE
 from agent.events.tables import MAX_GONE, FeedError, Tables
+from agent.workload.identity import WORKLOAD_QUARANTINED
 
 ALL = (1 << 64) - 1
 EVENT = RawEvent(5, 20, (ALL, ALL, ALL, 3, 0, 0), 30, 31, 0, 1, 2, 0, 0, 0, b"calls", False, {}, Text(b"/bin/x", 0))
@@ -184,3 +185,28 @@ def test_junk_is_refused_or_applied(message: bytes) -> None:
     except FeedError:
         assert not known.workloads
         assert not known.policies
+
+
+def test_a_quarantined_containers_event_says_so_and_names_its_cgroup() -> None:
+    fields = encode(replace(EVENT, workload=WORKLOAD_QUARANTINED), tables())
+    assert (fields["pod"], fields["container"], fields["quarantined"]) == (None, None, True)
+    assert fields["cgroup"] == EVENT.cgroup
+    assert "unresolved" not in fields
+    assert "quarantined" not in encode(EVENT, tables())
+
+
+def test_an_unannounced_container_is_a_line_of_its_own() -> None:
+    event = {
+        "time_ns": 1_000_000_005, "cgroup": {"id": 9, "name": "crio\n-\ud800"}, "process": {"pid": 7, "comm": "sh"},
+        "treatment": "hold", "outcome": "identified", "pod": {"namespace": "shop"},
+    }  # fmt: skip
+    line = encode_unannounced(event, 2_000_000_000)
+    assert line.startswith(b'{"type":"unannounced"')
+    assert line.count(b"\n") == 1
+    fields = json.loads(line)
+    assert fields.pop("time") == "1970-01-01T00:00:03.000000005Z"
+    assert fields.pop("cgroup")["id"] == 9
+    assert fields == {
+        "type": "unannounced", "process": {"pid": 7, "comm": "sh"}, "treatment": "hold", "outcome": "identified",
+        "pod": {"namespace": "shop"},
+    }  # fmt: skip

@@ -119,3 +119,28 @@ def test_junk_in_a_message_is_an_error_or_taken(fields: dict[str, Any]) -> None:
         assert (tables.workloads, tables.policies) == ({}, {})
     else:
         assert lost == 0 or fields["op"] == "lost"
+
+
+def test_unannounced_containers_wait_in_order_for_who_makes_lines_of_them() -> None:
+    known = Tables()
+    for number in (3, 1, 2):
+        assert _apply(known, op="unannounced", id=0, event={"time_ns": number}) == 0
+    assert [event["time_ns"] for event in known.unannounced] == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "event", [None, 7, "text", [1], {}, {"time_ns": None}, {"time_ns": "x"}, {"time_ns": -1}, {"time_ns": 2**63}]
+)
+def test_an_event_that_is_none_is_refused(event: Any) -> None:
+    known = Tables()
+    with pytest.raises(FeedError):
+        _apply(known, op="unannounced", id=0, event=event)
+    assert known.unannounced == []
+
+
+def test_the_end_is_known_once_it_was_said() -> None:
+    known = Tables()
+    _workload(known, 1)
+    assert not known.ended
+    _apply(known, op="end", id=0)
+    assert known.ended

@@ -49,6 +49,7 @@ class _Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.snapshot: list[dict[str, Any]] = []
+        self.commands: list[list[str]] = []
         self.feed = Feed(Ring(0, 4096), socket.socket(socket.AF_UNIX), lambda: list(self.snapshot))
 
     def heard(self, pid: int | None = None) -> list[dict[str, Any]]:
@@ -67,6 +68,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Stage]:
 
     def popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         assert command[1:4] == ["-I", "-m", "agent.events.main"]
+        made.commands.append(command)
         return start([sys.executable, "-c", _CHILD, str(tmp_path), command[4]], **options)
 
     monkeypatch.setattr(subprocess, "Popen", popen)
@@ -180,3 +182,36 @@ def test_tables_take_what_the_feed_says_of_a_policy() -> None:
     assert known.rules[0].function == "__x64_sys_lseek"
     assert known.rules[0].actions == (("POST", "SIGKILL"), ())
     assert [(arg.index, arg.type) for arg in known.rules[0].args] == [(0, "int")]
+
+
+def test_an_unannounced_container_is_told_as_it_is(stage: _Stage) -> None:
+    event = {"time_ns": 5, "cgroup": {"id": 9, "name": "crio-\ufffd\u2028"}, "outcome": "unidentified"}
+    stage.feed.start()
+    stage.feed.unannounced(event)
+    (message,) = stage.await_heard(1)
+    tables = Tables()
+    tables.apply(json.dumps(message).encode())
+    assert tables.unannounced == [event]
+
+
+def test_the_end_is_told_before_the_channel_is_closed(stage: _Stage) -> None:
+    """A process whose feed ends without it looks after what the agent may have left held."""
+    stage.feed.start()
+    pid = stage.feed.pid
+    stage.feed.workload_removed(WorkloadId(1))
+    stage.feed.close()
+    messages = stage.heard(pid)
+    assert [message["op"] for message in messages] == ["workload_gone", "end"]
+    tables = Tables()
+    assert not tables.ended
+    tables.apply(json.dumps(messages[-1]).encode())
+    assert tables.ended
+
+
+def test_only_where_processes_are_held_is_the_pin_directory_named(stage: _Stage) -> None:
+    stage.feed.start()
+    assert len(stage.commands[0]) == 8
+    guarded = Feed(Ring(0, 4096), socket.socket(socket.AF_UNIX), list, Path("/sys/fs/bpf/podgate"))
+    guarded.start()
+    guarded.close()
+    assert stage.commands[1][8:] == ["/sys/fs/bpf/podgate"]

@@ -17,12 +17,15 @@ from agent.hooks.errors import HookError, Reason
 from agent.hooks.gate import Bound, Gate, Start
 from agent.kernel.cgroup import CgroupFinder, ProcessCgroup
 from agent.kernel.errors import CgroupError, KernelError
+from agent.kernel.layout import STATE_ARMED, BindingRecord
 from agent.kernel.maps import Bindings
 from agent.policy.model import LabelOperator, LabelSelector, Requirement
 from agent.workload.identity import (
+    WORKLOAD_QUARANTINED,
     CgroupId,
     ContainerId,
     ContainerIdentity,
+    Door,
     PodUid,
     PolicyId,
     WorkloadId,
@@ -44,9 +47,10 @@ class _Kernel:
 
     log: list[str]
     records: dict[int, Binding] = field(default_factory=dict)
-    pending: set[int] = field(default_factory=set)
+    pending: dict[int, int] = field(default_factory=dict)
     nested: list[tuple[int, int, Path]] = field(default_factory=list)
     host: int = -1
+    quarantine: int = -1
     fail: set[str] = field(default_factory=set)
 
     def _note(self, operation: str, cgroup: int) -> None:
@@ -58,9 +62,9 @@ class _Kernel:
         self._note("bind", cgroup)
         self.records[cgroup] = binding
         if not binding.armed:
-            self.pending.add(cgroup)
+            self.pending[cgroup] = binding.init_pid
         else:
-            self.pending.discard(cgroup)
+            self.pending.pop(cgroup, None)
 
     def rewrite(self, cgroup: CgroupId, binding: Binding) -> bool:
         self._note("rewrite", cgroup)
@@ -71,22 +75,34 @@ class _Kernel:
     def delete(self, cgroup: CgroupId) -> None:
         self._note("delete", cgroup)
         self.records.pop(cgroup, None)
-        self.pending.discard(cgroup)
+        self.pending.pop(cgroup, None)
 
-    def read(self, cgroup: CgroupId) -> Binding | None:
-        return self.records.get(cgroup)
+    def read(self, cgroup: CgroupId) -> BindingRecord | None:
+        """One below another, by its number's tens, names that as its owner."""
+        owner = cgroup if cgroup in self.records else cgroup // 10
+        if owner not in self.records:
+            return None
+        binding = self.records[owner]
+        return BindingRecord(binding.policies, cgroup, owner, binding.workload, STATE_ARMED, binding.init_pid)
 
     def arm(self, cgroup: CgroupId) -> bool:
         self._note("arm", cgroup)
-        self.pending.discard(cgroup)
-        return True
+        return self.pending.pop(cgroup, 0) != 0
 
     def is_pending(self, cgroup: CgroupId) -> bool:
         return cgroup in self.pending
 
+    def pending_pid(self, cgroup: CgroupId) -> int:
+        return self.pending.get(cgroup, 0)
+
     def set_host(self, policies: int) -> None:
         self._note("host", policies)
         self.host = policies
+
+    def set_quarantine(self, policies: int) -> None:
+        if "quarantine" in self.fail:
+            raise KernelError("quarantine", 12)
+        self.quarantine = policies
 
     def inherit(self, cgroup: CgroupId, workload: int, directory: Path) -> int:
         self._note("inherit", cgroup)
@@ -100,6 +116,8 @@ class _Processes:
 
     cgroups: dict[int, ProcessCgroup] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
+    directories: dict[str, int] = field(default_factory=dict)
+    switches: dict[int, int] = field(default_factory=dict)
 
     def of_process(self, pid: int, _cgroups_path: str = "") -> ProcessCgroup:
         if pid not in self.cgroups:
@@ -108,6 +126,17 @@ class _Processes:
 
     def still_there(self, pid: int, _cgroup: ProcessCgroup) -> bool:
         return pid not in self.ended
+
+    def of_any(self, pid: int) -> ProcessCgroup:
+        return self.of_process(pid)
+
+    def id_of(self, path: str) -> CgroupId:
+        if path not in self.directories:
+            raise CgroupError(f"cgroup {path} is not below {_ROOT}")
+        return CgroupId(self.directories[path])
+
+    def progress(self, pid: int) -> tuple[int, ...] | None:
+        return None if pid in self.ended else (self.switches.get(pid, 0),)
 
 
 @dataclass
@@ -142,6 +171,14 @@ class _Node:
 
     def bind(self, number: int, held: bool = True, **labels: str) -> Bound:
         return self.gate.bind(self.start(number, held, 0, "", False, **labels))
+
+    def sandbox(self, number: int, directory: str, parent: str | None = None) -> Start:
+        """A pause container's start below a directory that has the number's hundredfold; parent: what is said of it."""
+        self.processes.directories.setdefault(directory, 100 * number)
+        cgroup = ProcessCgroup(CgroupId(number), f"{directory}/{number}")
+        return replace(
+            self.start(number), cgroup=cgroup, sandbox=True, cgroup_parent=directory if parent is None else parent
+        )
 
     def select(self, *added: tuple[int, Scope], removed: tuple[int, ...] = ()) -> int:
         return self.gate.select([(PolicyId(n), scope) for n, scope in added], map(PolicyId, removed))
@@ -408,7 +445,7 @@ def test_the_sweep_arms_what_stays_pending_beyond_the_deadline(node: _Node) -> N
     node.bind(1)
     node.sweep(0.0)
     assert (node.reports, node.gate.outcomes["armed_late"]) == ([("armed_late", "c1")], 1)
-    assert node.kernel.pending == set()
+    assert node.kernel.pending == {}
     assert node.gate.containers()[0].armed
     node.sweep(0.0)
     assert len(node.reports) == 1
@@ -442,7 +479,7 @@ def test_the_sweep_links_nested_cgroups_of_a_running_container_once_more(node: _
 def test_a_container_that_changes_while_the_sweep_looks_is_left_to_the_next(node: _Node) -> None:
     for number in range(1, module.CHUNK + 2):
         node.bind(number)
-    node.kernel.pending.discard(1)
+    node.kernel.pending.pop(1)
     stale = node.gate.containers()
     node.gate.unbind(ContainerId(f"c{module.CHUNK + 1}"))
     node.gate.containers = lambda: stale  # type: ignore[method-assign]
@@ -492,3 +529,213 @@ def test_a_sibling_that_cannot_be_written_does_not_stop_a_start(node: _Node) -> 
     node.kernel.fail = set()
     node.sweep()
     assert node.bits() == {1: 2, 2: 2}
+
+
+def test_a_sandbox_binds_its_pods_own_cgroup_too(node: _Node) -> None:
+    node.select((4, _WEB), (5, _ALL))
+    start = node.sandbox(1, "/kube/pod1")
+    assert (
+        node.gate.bind(replace(start, identity=replace(start.identity, labels=freeze_labels({"app": "web"})))).cgroup
+        == 1
+    )
+    assert node.bits() == {1: 1 << 4 | 1 << 5, 100: 1 << 4 | 1 << 5}
+    assert [(each.pod_level, each.armed) for each in node.kernel.records.values()] == [(False, False), (True, True)]
+    assert node.known() == ["c1", "pod:c1"]
+    pod = node.gate.pod_at(CgroupId(100))
+    assert pod is not None
+    assert (pod.identity.pod_name, pod.identity.container_name, pod.cgroup) == ("pod1", "", 100)
+    assert node.gate.pod_at(CgroupId(1)) is None
+    assert (node.kernel.nested, node.gate.starts) == ([], {})
+
+
+@pytest.mark.parametrize("parent", ["", "/kube/other", "pod"])
+def test_a_cgroup_that_the_runtime_does_not_call_the_pods_is_not_bound(node: _Node, parent: str) -> None:
+    node.gate.bind(node.sandbox(1, "/kube/pod1", parent))
+    assert (node.known(), set(node.kernel.records)) == (["c1"], {1})
+
+
+def test_a_container_does_not_bind_its_pods_cgroup(node: _Node) -> None:
+    node.gate.bind(replace(node.sandbox(1, "/kube/pod1"), sandbox=False))
+    assert (node.known(), node.gate.starts) == (["c1"], {Door.NRI: 1})
+
+
+def test_pods_that_share_a_cgroup_have_none_of_their_own(node: _Node) -> None:
+    node.gate.bind(node.sandbox(1, "/kube"))
+    assert node.known() == ["c1", "pod:c1"]
+    node.gate.bind(node.sandbox(2, "/kube"))
+    assert (node.known(), set(node.kernel.records)) == (["c1", "c2"], {1, 2})
+    node.gate.unbind(ContainerId("c1"))
+    node.gate.unbind(ContainerId("c2"))
+    node.gate.bind(node.sandbox(3, "/kube"))
+    assert (node.known(), set(node.kernel.records)) == (["c3"], {3})
+
+
+def test_a_sandbox_that_is_announced_again_keeps_its_pods_cgroup(node: _Node) -> None:
+    node.gate.bind(node.sandbox(1, "/kube/pod1"))
+    node.gate.bind(node.sandbox(1, "/kube/pod1"))
+    assert node.known() == ["c1", "pod:c1"]
+
+
+def test_a_pods_cgroup_that_is_not_bound_does_not_refuse_its_sandbox(node: _Node) -> None:
+    start = node.sandbox(1, "/kube/pod1")
+    node.processes.directories.clear()
+    assert node.gate.bind(start).cgroup == 1
+    assert (node.known(), node.gate.outcomes) == (["c1"], {"bound": 1, "pod_failed": 1})
+
+
+def test_unbinding_a_sandbox_unbinds_its_pods_cgroup(node: _Node) -> None:
+    node.gate.bind(node.sandbox(1, "/kube/pod1"))
+    assert node.gate.unbind(ContainerId("c1"))
+    assert (node.known(), node.kernel.records) == ([], {})
+
+
+def test_a_full_list_that_names_a_sandbox_keeps_its_pods_cgroup(node: _Node) -> None:
+    node.gate.bind(node.sandbox(1, "/kube/pod1"))
+    node.gate.bind(node.sandbox(2, "/kube/pod2"))
+    assert node.gate.retain([ContainerId("c1")], node.gate.mark()) == 1
+    assert (node.known(), set(node.kernel.records)) == (["c1", "pod:c1"], {1, 100})
+
+
+def test_a_full_list_of_one_runtime_keeps_what_others_told_of(node: _Node) -> None:
+    for number, door in enumerate(Door, 1):
+        node.gate.bind(replace(node.start(number), door=door))
+    assert node.gate.retain([], node.gate.mark()) == 1
+    assert node.known() == [f"c{number}" for number, door in enumerate(Door, 1) if door is not Door.NRI]
+    assert node.gate.starts == dict.fromkeys(Door, 1)
+
+
+def test_a_container_that_two_tell_of_is_started_once_and_the_last_ones(node: _Node) -> None:
+    node.gate.bind(replace(node.start(1), door=Door.OCI))
+    node.gate.bind(replace(node.start(1), door=Door.NRI))
+    assert node.gate.starts == {Door.OCI: 1}
+    assert node.gate.retain([], node.gate.mark()) == 1
+
+
+def test_every_policy_guards_the_quarantined(node: _Node) -> None:
+    assert node.kernel.quarantine == -1, "the maps' own to begin with"
+    node.select((3, _WEB), (1023, _ALL), (7, Scope("bank")))
+    assert node.kernel.quarantine == 1 << 3 | 1 << 7 | 1 << 1023
+    node.select((8, _WEB), removed=(3, 1023))
+    assert node.kernel.quarantine == 1 << 7 | 1 << 8
+    node.select(removed=(7, 8))
+    assert node.kernel.quarantine == 0
+
+
+def test_one_that_is_said_to_run_and_has_not_called_execve_stays_pending(node: _Node) -> None:
+    """A hook that put it into quarantine has let it go a moment ago."""
+    node.kernel.pending[7] = 7
+    node.bind(7, held=False)
+    assert not node.kernel.records[7].armed
+    assert node.kernel.pending == {7: 7}
+    assert not node.gate.containers()[0].armed
+    node.kernel.pending.clear()
+    node.sweep()
+    assert node.gate.containers()[0].armed
+    assert node.reports == []
+
+
+def test_one_that_runs_does_not_wait_for_another_process(node: _Node) -> None:
+    node.kernel.pending[7] = 8
+    node.bind(7, held=False)
+    assert node.kernel.records[7].armed
+    assert node.kernel.pending == {}
+
+
+def test_the_time_of_one_that_was_found_pending_is_limited_too(node: _Node) -> None:
+    node.kernel.pending[7] = 7
+    node.bind(7, held=False)
+    node.sweep(0.0)
+    assert (node.reports, node.kernel.pending) == ([("armed_late", "c7")], {})
+
+
+@pytest.mark.parametrize("door", [Door.OCI, Door.UPSTREAM])
+def test_a_container_that_is_created_waits_for_its_start_as_long_as_it_does_nothing(node: _Node, door: Door) -> None:
+    node.gate.bind(replace(node.start(1), door=door))
+    node.sweep()
+    for _ in range(3):
+        node.sweep(0.0)
+    assert (node.reports, node.kernel.pending) == ([], {1: 1})
+    node.processes.switches[1] = 1
+    node.sweep(0.0)
+    assert (node.reports, node.kernel.pending) == ([("armed_late", "c1")], {})
+
+
+@pytest.mark.parametrize("door", [Door.NRI, Door.HOLD, Door.RECONCILE])
+def test_others_wait_no_longer_whatever_they_do(node: _Node, door: Door) -> None:
+    node.gate.bind(replace(node.start(1), door=door))
+    node.sweep()
+    node.sweep(0.0)
+    assert node.reports == [("armed_late", "c1")]
+
+
+def test_what_a_created_container_does_within_the_deadline_counts_as_its_setup(node: _Node) -> None:
+    node.gate.bind(replace(node.start(1), door=Door.OCI))
+    for count in range(4):
+        node.processes.switches[1] = count
+        node.sweep()
+    node.sweep(0.0)
+    assert (node.reports, node.kernel.pending) == ([], {1: 1})
+
+
+def test_a_created_container_whose_process_went_is_waited_for_no_longer(node: _Node) -> None:
+    node.gate.bind(replace(node.start(1), door=Door.OCI))
+    node.sweep()
+    node.processes.ended.add(1)
+    node.sweep(0.0)
+    assert node.reports == [("armed_late", "c1")]
+
+
+def test_a_start_that_knows_its_cgroup_is_not_asked_for_its_process(node: _Node) -> None:
+    start = replace(node.start(7), cgroup=ProcessCgroup(CgroupId(70), "/other/70"), pid=99)
+    assert node.gate.bind(start).cgroup == 70
+
+
+def test_whoever_waits_for_a_cgroup_hears_of_its_binding(node: _Node) -> None:
+    heard: list[tuple[int, bool]] = []
+    node.gate.on_bound = lambda cgroup: heard.append((cgroup, cgroup in node.kernel.records))
+    node.bind(7)
+    node.kernel.fail = {"bind"}
+    node.refused(node.start(8))
+    assert heard == [(7, True)]
+
+
+def test_a_cgroup_leads_to_its_container(node: _Node) -> None:
+    node.bind(7)
+    for cgroup in (7, 71):
+        record = node.gate.record_of(CgroupId(cgroup))
+        assert record is not None
+        assert record.identity.container_id == "c7"
+    assert node.gate.record_of(CgroupId(8)) is None
+    assert (node.gate.knows(ContainerId("c7")), node.gate.knows(ContainerId("c8"))) == (True, False)
+
+
+def test_a_process_is_of_its_containers_namespace(node: _Node) -> None:
+    node.bind(7)
+    node.start(9, cgroup=71)
+    node.start(10, cgroup=8)
+    assert [node.gate.namespace_of(pid) for pid in (7, 9, 10)] == ["shop", "shop", None]
+    with pytest.raises(CgroupError, match="process 11 is gone"):
+        node.gate.namespace_of(11)
+
+
+def test_a_process_in_quarantine_is_of_no_namespace_that_could_be_told(node: _Node) -> None:
+    node.kernel.records[7] = Binding(0, WorkloadId(WORKLOAD_QUARANTINED), True, 0)
+    node.start(7)
+    with pytest.raises(CgroupError, match="process 7 is in a container that nobody has identified"):
+        node.gate.namespace_of(7)
+
+
+def test_containers_and_sandboxes_are_counted_apart(node: _Node) -> None:
+    assert node.gate.numbers() == (0, 0)
+    node.gate.bind(node.sandbox(1, "/kube/pod1"))
+    node.gate.bind(node.sandbox(1, "/kube/pod1"))
+    node.bind(2)
+    node.bind(3)
+    assert node.gate.numbers() == (2, 1)
+    node.gate.unbind(ContainerId("c2"))
+    assert node.gate.numbers() == (1, 1)
+    node.kernel.records.pop(1)
+    node.sweep()
+    assert node.gate.numbers() == (1, 0)
+    node.gate.unbind(ContainerId("c1"))
+    assert node.gate.numbers() == (1, 0)

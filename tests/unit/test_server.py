@@ -7,12 +7,15 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from agent.hooks import server as module
-from agent.hooks.endpoint import CallError
+from agent.hooks.calls import Answer, CallError
+from agent.hooks.errors import HookError, Reason
+from agent.hooks.peer import Peer, read_peer
 from agent.hooks.server import Server, listen
 from nri_plugin.ttrpc import MAX_MESSAGE, ClientConnection, Code, RemoteError, Response
 from tests.support.wait import wait_until
@@ -27,19 +30,44 @@ class _Service:
         self.methods: list[str] = []
         self.threads: set[int] = set()
         self.free = threading.Event()
+        self.peers: set[Peer] = set()
+        self.finished: list[str] = []
 
-    def call(self, method: str, payload: bytes) -> bytes:
+    def call(self, method: str, payload: bytes, peer: Peer) -> Answer:
         self.methods.append(method)
+        self.peers.add(peer)
         self.threads.add(threading.get_ident())
         if method == "Refuse":
-            raise CallError(Code.FAILED_PRECONDITION, "not now")
+            raise CallError(Code.FAILED_PRECONDITION, "not now", lambda: self._finish(method))
         if method == "Crash":
             raise ZeroDivisionError("secret detail")
         if method == "Large":
-            return bytes(MAX_MESSAGE + 1)
+            return Answer(bytes(MAX_MESSAGE + 1))
         if method == "Wait":
             self.free.wait(_DEADLINE_S)
-        return payload
+        return Answer(payload, lambda: self._finish(method))
+
+    def _finish(self, method: str) -> None:
+        if method == "CrashLater":
+            raise ZeroDivisionError
+        if method == "FinishLate":
+            self.free.wait(_DEADLINE_S)
+        self.finished.append(method)
+
+
+@dataclass
+class _Caller:
+    """One that may not call what begins with `Forbidden`."""
+
+    peer: Peer
+
+    def check(self, service: str, method: str) -> None:
+        if method.startswith("Forbidden"):
+            raise HookError(Reason.DENIED, f"process {self.peer.pid} may not call {service}")
+
+
+def _admit(channel: socket.socket) -> _Caller:
+    return _Caller(read_peer(channel))
 
 
 class _Client:
@@ -81,7 +109,7 @@ class _Client:
 class _Stage:
     def __init__(self, folder: Path) -> None:
         self.path, self.service = folder / "agent.sock", _Service()
-        self.server = Server(listen(self.path), {"test": self.service})
+        self.server = Server(listen(self.path), {"test": self.service}, _admit)
         self.server.start()
         self._clients: list[_Client] = []
         self._stopped = False
@@ -143,6 +171,58 @@ def test_connections_do_not_wait_for_each_other(stage: _Stage) -> None:
 
 def test_a_refusal_has_its_code_and_text(stage: _Stage) -> None:
     assert stage.connect().error("Refuse") == (Code.FAILED_PRECONDITION, "not now")
+
+
+def test_a_service_is_told_who_calls(stage: _Stage) -> None:
+    stage.connect().call("Echo")
+    assert stage.service.peers == {Peer(os.getpid(), os.getuid(), os.getgid())}
+
+
+def test_a_caller_that_may_not_call_is_told_and_may_call_something_else(stage: _Stage) -> None:
+    client = stage.connect()
+    assert client.error("Forbidden") == (Code.PERMISSION_DENIED, f"process {os.getpid()} may not call test")
+    assert client.error("Forbidden", "nobody")[0] is Code.PERMISSION_DENIED
+    assert client.call("Echo", b"x") == b"x"
+    assert stage.service.methods == ["Echo"]
+
+
+def test_a_caller_that_cannot_be_told_loses_its_connection(tmp_path: Path) -> None:
+    def fail(_: socket.socket) -> _Caller:
+        raise OSError("no credentials")
+
+    server = Server(listen(tmp_path / "s"), {"test": _Service()}, fail)
+    server.start()
+    client = _Client(tmp_path / "s")
+    assert client.is_closed()
+    server.stop()
+    client.channel.close()
+    wait_until(lambda: not server._open, _DEADLINE_S, "the connection's thread to end")
+
+
+def test_what_is_to_be_done_after_an_answer_does_not_delay_it(stage: _Stage) -> None:
+    client = stage.connect()
+    assert client.call("FinishLate", b"x") == b"x"
+    assert stage.service.finished == []
+    stage.service.free.set()
+    wait_until(lambda: stage.service.finished == ["FinishLate"], _DEADLINE_S, "what comes after the answer")
+
+
+def test_it_is_done_for_a_refusal_too_and_for_a_caller_that_has_gone(stage: _Stage) -> None:
+    client = stage.connect()
+    assert client.error("Refuse")[0] is Code.FAILED_PRECONDITION
+    wait_until(lambda: stage.service.finished == ["Refuse"], _DEADLINE_S, "what comes after the refusal")
+    client.send("Wait")
+    wait_until(lambda: "Wait" in stage.service.methods, _DEADLINE_S, "the request")
+    client.channel.close()
+    stage.service.free.set()
+    wait_until(lambda: stage.service.finished == ["Refuse", "Wait"], _DEADLINE_S, "what comes after the answer")
+
+
+def test_what_goes_wrong_after_an_answer_ends_no_connection(stage: _Stage, caplog: pytest.LogCaptureFixture) -> None:
+    client = stage.connect()
+    assert client.call("CrashLater", b"x") == b"x"
+    assert client.call("Echo", b"y") == b"y"
+    assert [record.getMessage() for record in caplog.records] == ["internal error after an answer"]
 
 
 @pytest.mark.parametrize(("method", "kind"), [("Crash", "ZeroDivisionError"), ("Large", "LocalProtocolError")])
@@ -264,9 +344,10 @@ def test_only_a_connection_of_an_urgent_service_hurries(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(module, "set_realtime", note)
     calm, hook = _Service(), _Service()
-    server = Server(listen(tmp_path / "s"), {"calm": calm, "hook": hook}, frozenset({"hook"}))
+    server = Server(listen(tmp_path / "s"), {"calm": calm, "hook": hook}, _admit, frozenset({"hook"}))
     server.start()
     clients = [_Client(tmp_path / "s") for _ in range(2)]
+    assert clients[0].error("Forbidden", "hook")[0] is Code.PERMISSION_DENIED
     for client, service in zip(clients, ("calm", "hook"), strict=True):
         for _ in range(3):
             client.call("Echo", b"", service)

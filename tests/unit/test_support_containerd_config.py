@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.containerd_config import NodeOptions, Runtime, render_config
+from tests.support.containerd_config import NodeOptions, Runc, Runtime, render_config
+from tests.support.node import write_hooked_spec
+from tests.support.oci_hooks import CREATE_CONTAINER, Hook
 
 FOLDER = Path("/tmp/node")
 CRI = {Runtime.CONTAINERD_2: "io.containerd.cri.v1.runtime", Runtime.CONTAINERD_1_7: "io.containerd.grpc.v1.cri"}
@@ -50,3 +53,19 @@ def test_runtime_takes_the_options_of_the_node(runtime: Runtime) -> None:
     handler = render(runtime, options)["plugins"][CRI[runtime]]["containerd"]["runtimes"]["runc"]
     assert handler["options"]["BinaryName"] == '/opt/a "quoted" runc'
     assert handler["base_runtime_spec"] == "/opt/spec.json"
+
+
+def test_newer_runc_is_in_the_cache_and_the_other_is_the_system_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODGATE_CACHE", "/cache")
+    assert Runc.NEW.path == Path("/cache/runtimes/runc/usr/sbin/runc")
+    assert Runc.SYSTEM.path == NodeOptions().oci_runtime == Path("/usr/sbin/runc")
+
+
+def test_hooks_are_added_to_the_base_spec(tmp_path: Path) -> None:
+    base = tmp_path / "base.json"
+    base.write_text('{"ociVersion": "1.2.1", "hooks": {"createContainer": [{"path": "/first"}]}}')
+    options = NodeOptions(base_spec=base, hooks=(Hook(CREATE_CONTAINER, Path("/second")),))
+    written = write_hooked_spec(Runtime.CONTAINERD_2, options, tmp_path / "new.json")
+    spec = json.loads(written.read_text())
+    assert spec["ociVersion"] == "1.2.1"
+    assert [hook["path"] for hook in spec["hooks"]["createContainer"]] == ["/first", "/second"]

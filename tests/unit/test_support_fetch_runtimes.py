@@ -3,11 +3,25 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tools.fetch_runtimes import FetchError, Mirror, apt_configuration, fetch, parse_mirror, read_codename, run
+from tests.support.containerd_config import Runc, Runtime
+from tests.support.names import project_dir
+from tools.fetch_runtimes import (
+    BUNDLES,
+    FetchError,
+    Mirror,
+    apt_configuration,
+    fetch,
+    find_package,
+    parse_mirror,
+    read_codename,
+    run,
+    use_own_libraries,
+)
 
 TARGETS = """Debian|bookworm-security|main|http://mirror.test/debian-security/|/keys/debian.gpg
 Other|bookworm|main|http://other.test/|/keys/other.gpg
@@ -53,11 +67,45 @@ def test_failing_command_is_reported_with_its_words() -> None:
 
 
 def test_what_is_cached_is_not_downloaded_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for suite in ("forky", "trixie"):
-        (tmp_path / "runtimes" / suite).mkdir(parents=True)
-        (tmp_path / "runtimes" / suite / "VERSION").write_text("9.9\n")
+    for bundle in BUNDLES:
+        (tmp_path / "runtimes" / bundle.name).mkdir(parents=True)
+        (tmp_path / "runtimes" / bundle.name / "VERSION").write_text("9.9\n")
     fetch(tmp_path, force=False)
     assert capsys.readouterr().out.splitlines() == [
         "runtimes: forky: containerd 9.9 (cached)",
         "runtimes: trixie: containerd 9.9 (cached)",
+        "runtimes: runc: runc 9.9 (cached)",
     ]
+
+
+def test_setup_waits_for_every_bundle_and_tests_look_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODGATE_CACHE", "/cache")
+    programs = {Path("/cache/runtimes") / bundle.name / bundle.program for bundle in BUNDLES}
+    assert programs == {*(runtime.binaries / "containerd" for runtime in Runtime), Runc.NEW.path}
+    listed = "for bundle in " + " ".join(bundle.name for bundle in BUNDLES)
+    assert listed in (project_dir() / "tools/setup").read_text()
+
+
+def test_package_is_found_by_its_whole_name(tmp_path: Path) -> None:
+    for name in ("libc6_2.43-7_amd64.deb", "libc6-dev_2.43-7_amd64.deb"):
+        (tmp_path / name).touch()
+    assert find_package(tmp_path, "libc6").name == "libc6_2.43-7_amd64.deb"
+    with pytest.raises(FetchError, match=r"left no runc_\*\.deb"):
+        find_package(tmp_path, "runc")
+
+
+def test_program_uses_the_libraries_beside_it(tmp_path: Path) -> None:
+    """On a copy of a program of the system, with the system's own libraries beside it."""
+    libraries = tmp_path / "usr/lib/x86_64-linux-gnu"
+    libraries.mkdir(parents=True)
+    (tmp_path / "usr/bin").mkdir()
+    shutil.copy("/bin/true", tmp_path / "usr/bin/true")
+    with pytest.raises(FetchError, match=r"ld-linux-x86-64\.so\.2 is not in the packages"):
+        use_own_libraries(tmp_path, "usr/bin/true")
+    for name in ("ld-linux-x86-64.so.2", "libc.so.6"):
+        shutil.copy(Path("/lib/x86_64-linux-gnu") / name, libraries / name)
+    use_own_libraries(tmp_path, "usr/bin/true")
+    assert run([str(tmp_path / "usr/bin/true")]) == ""
+    loaded = run(["patchelf", "--print-rpath", str(tmp_path / "usr/bin/true")]).strip()
+    assert loaded == str(libraries)
+    assert run(["patchelf", "--print-interpreter", str(tmp_path / "usr/bin/true")]).startswith(str(libraries))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import probes
+from tests.support.containerd_config import Runc
 from tests.support.probes import (
     Action,
     Verdict,
@@ -16,6 +17,7 @@ from tests.support.probes import (
     probe_btf,
     probe_mount,
     probe_programs,
+    probe_runc,
     run_probe,
 )
 
@@ -70,3 +72,27 @@ def test_missing_programs_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     missing = probe_programs() or ""
     assert "make setup" in missing
     assert f"{tmp_path}/runtimes/forky/usr/bin/containerd" in missing
+    assert f"{tmp_path}/runtimes/runc/usr/sbin/runc" in missing
+    monkeypatch.setattr(probes, "CONTAINER_PROGRAMS", (tmp_path / "podman",))
+    assert f"{tmp_path}/podman" in (probe_programs() or "")
+
+
+def test_runc_that_does_not_run_is_told_with_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODGATE_CACHE", str(tmp_path))
+    assert (probe_runc(Runc.NEW) or "").endswith("No such file or directory (run `make setup`)")
+    program = Runc.NEW.path
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho no such library >&2; exit 1\n")
+    program.chmod(0o755)
+    assert "does not run: no such library" in (probe_runc(Runc.NEW) or "")
+    program.write_text("#!/bin/sh\necho runc version 1.3.6\n")
+    assert probe_runc(Runc.NEW) is None
+
+
+@pytest.mark.parametrize("name", ["probe_programs", "probe_runc"])
+def test_container_tests_need_these(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probes are looked up when they run, or stand in the table themselves."""
+    monkeypatch.setenv("PODGATE_CACHE", "/absent")
+    answers = [probe() for probe in probes.PROBES["container"]]
+    wanted = {"probe_programs": "not there (run `make setup`)", "probe_runc": "does not run"}[name]
+    assert any(wanted in (answer or "") for answer in answers)

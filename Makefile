@@ -10,7 +10,7 @@ BENCHMARKS = $(filter-out _%,$(basename $(notdir $(wildcard bench/*.py))))
 export REQUIRE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fmt bench clean
+.PHONY: help setup hook demo test lint fmt bench fuzz clean
 
 help: ## list the targets
 	@printf 'podgate: make TARGET\n\n'
@@ -19,6 +19,9 @@ help: ## list the targets
 
 setup: ## install what is missing: packages, .venv, container runtimes (as root, Debian 12)
 	@tools/setup
+
+hook: setup ## build the OCI hook: build/podgate-hook
+	@$(PYTHON) -m rthook.build build/podgate-hook
 
 demo: setup ## show a policy in force before a container's first instruction
 	@$(PYTHON) -m demo $(ARGS)
@@ -40,15 +43,19 @@ fmt: setup ## format the sources in place
 	.venv/bin/ruff format .
 	clang-format -i $(C_SOURCES)
 
-bench: setup ## run the benchmarks, or one: NAME=race; ARGS go to it
+bench: setup ## run the benchmarks, or one: NAME=race DOOR=nri; ARGS go to it
 ifneq ($(filter-out $(BENCHMARKS),$(NAME)),)
 	@printf 'bench: no benchmark %s; there are: %s\n' '$(NAME)' '$(BENCHMARKS)' >&2; exit 2
 else
 	@set -e; for name in $(or $(NAME),$(BENCHMARKS)); do \
 		printf 'bench: %s\n' "$$name"; \
-		$(PYTHON) -m "bench.$$name" $(ARGS); \
+		$(PYTHON) -m "bench.$$name" $(if $(DOOR),--door $(DOOR)) $(ARGS); \
 	done
 endif
+
+SECONDS ?= 600
+fuzz: setup ## fuzz the parsers, Python and C: SECONDS of processor time each (600), NAME for one
+	@$(PYTHON) -m tests.fuzz $(NAME) --seconds $(SECONDS) --jobs 2 $(ARGS)
 
 clean: ## remove caches and what was built in the tree; downloads in the cache directory stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

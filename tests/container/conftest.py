@@ -22,7 +22,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
 @pytest.fixture(scope="module")
 def agent(request: pytest.FixtureRequest) -> Iterator[AgentProcess]:
     """With the policies that the module names STANDING."""
-    with AgentProcess() as running:
+    with AgentProcess("--cri-socket", "none") as running:
         running.add(request.module.STANDING)
         yield running
 

@@ -22,6 +22,9 @@ from tests.support.wait import wait_until
 KILLED = 128 + signal.SIGKILL
 # What the first-instruction program prints when nothing stops its call.
 NOT_STOPPED = "Bad file descriptor\n"
+# Exit code and output of that program.
+STOPPED = (KILLED, "")
+FREE = (0, NOT_STOPPED)
 # Busybox and the first-instruction program: for violations by a process that a container starts later.
 TOOLS = Image("localhost/tools:1", (), {**BUSYBOX.programs, **FIRST.programs}, BUSYBOX.links)
 VIOLATE = ContainerSpec(image=FIRST.reference)
@@ -30,6 +33,8 @@ SLEEP = ContainerSpec(name="sleeper", image=TOOLS.reference, command=("sleep", "
 ON_DEMAND = "until [ -e /tmp/go ]; do usleep 20000; done; /first"
 WAITING = ContainerSpec(name="waiting", image=TOOLS.reference, command=("busybox", "sh", "-c", ON_DEMAND))
 SETTLE_S = 60.0
+# Records that a pod has by itself: its own cgroup's and its pause container's.
+RECORDS_OF_POD = 2
 # Of all nodes together: a pod's name is part of its log's path, which outlives it.
 _numbers = itertools.count()
 
@@ -103,12 +108,21 @@ class Stage:
     def clear(self) -> None:
         """Remove all pods and wait until the agent and the kernel have forgotten them."""
         self.node.cri.remove_all_pods()
-        wait_until(lambda: self.counts() == (0, 0), SETTLE_S, "containers and bindings to be forgotten")
+        wait_until(lambda: self.pods() == 0, SETTLE_S, "pods to be forgotten")
+        self.await_counts(0, 0)
 
     def counts(self) -> tuple[int, int]:
-        """(containers that the agent knows, records in the kernel)"""
+        """(containers that the agent knows, records in the kernel of them and of their nested cgroups)"""
         status = self.agent.control.status()
-        return status.containers, status.bindings
+        return status.containers, status.bindings - RECORDS_OF_POD * status.sandboxes
+
+    def records(self) -> int:
+        """In the kernel, those of pods included."""
+        return self.agent.control.status().bindings
+
+    def pods(self) -> int:
+        """Whose sandboxes the agent knows."""
+        return self.agent.control.status().sandboxes
 
     def await_counts(self, containers: int, bindings: int) -> None:
         wait_until(
@@ -150,9 +164,9 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def plugged(stage: Stage, *options: str) -> Iterator[PluginProcess]:
-    """A plugin; before it is stopped every pod is removed, and whatever it was told to do has been done."""
-    with PluginProcess(stage.agent, stage.node.nri_socket, *options) as plugin:
+def plugged(stage: Stage, rule: str = "default open") -> Iterator[PluginProcess]:
+    """A plugin with a failure rule; before it is stopped every pod is removed, and all that it was told to do is done."""
+    with PluginProcess(stage.agent, stage.node.nri_socket, failure_rule=f"{rule}\n") as plugin:
         try:
             yield plugin
         finally:

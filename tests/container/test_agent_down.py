@@ -13,10 +13,11 @@ import grpc
 import pytest
 
 from tests.container.stage import (
+    FREE,
     KILL_LSEEK,
-    KILLED,
-    NOT_STOPPED,
+    SETTLE_S,
     SLEEP,
+    STOPPED,
     VIOLATE,
     WAITING,
     Pods,
@@ -29,6 +30,7 @@ from tests.container.stage import (
 from tests.support.agent import AgentProcess, PluginProcess
 from tests.support.cri import Container, State
 from tests.support.node import Node, Runtime
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.container, pytest.mark.kernel, pytest.mark.timeout(120)]
 
@@ -37,8 +39,6 @@ one_runtime = pytest.mark.parametrize("node", [Runtime.CONTAINERD_2], indirect=T
 MAX_BINDINGS = 64  # the least that the agent takes
 # NRI's default: after this containerd goes on without the plugin.
 RUNTIME_PATIENCE_S = 2.0
-STOPPED = (KILLED, "")
-FREE = (0, NOT_STOPPED)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,43 @@ def absent(agent: AgentProcess) -> Iterator[None]:
         agent.restart(crash=False)
 
 
+@contextlib.contextmanager
+def killed(agent: AgentProcess) -> Iterator[None]:
+    """Its programs stay pinned."""
+    agent.background.process.kill()
+    agent.background.process.wait()
+    try:
+        yield
+    finally:
+        agent.restart(crash=True)
+
+
+@contextlib.contextmanager
+def hanging(agent: AgentProcess) -> Iterator[None]:
+    with stopped(agent.pid):
+        yield
+
+
+@contextlib.contextmanager
+def without_socket(agent: AgentProcess) -> Iterator[None]:
+    """It runs, and cannot be reached any more by who is not connected."""
+    agent.socket.unlink()
+    try:
+        yield
+    finally:
+        agent.restart(crash=True)
+
+
+DOWN = {"killed": killed, "hangs": hanging, "no socket": without_socket}
+RULES = """\
+default closed
+namespace payments closed
+namespace guarded open
+pattern team-* quarantine
+exempt kube-system
+"""
+
+
 def decision(plugin: PluginProcess, container: Container) -> dict[str, Any]:
     """What the plugin logged of a container's start."""
     [line] = [line for line in plugin.decisions() if line["container_id"] == container.id]
@@ -71,12 +108,12 @@ def decision(plugin: PluginProcess, container: Container) -> dict[str, Any]:
 
 @one_runtime
 def test_open_starts_unguarded_says_so_and_binds_when_the_agent_is_back(stage: Stage) -> None:
-    with plugged(stage, "--on-agent-down", "open") as plugin:
+    with plugged(stage, rule="default open") as plugin:
         with absent(stage.agent):
             container = stage.run(SLEEP, "guarded")
             assert stage.violate_inside(container) == FREE
             line = decision(plugin, container)
-            assert (line["level"], line["outcome"]) == ("error", "agent_down_open")
+            assert (line["level"], line["outcome"], line["cause"]) == ("error", "open", "agent_down")
             assert line["reason"].startswith("started unguarded: ")
             assert str(stage.agent.socket) in line["reason"]
         stage.await_counts(1, 1)
@@ -84,7 +121,7 @@ def test_open_starts_unguarded_says_so_and_binds_when_the_agent_is_back(stage: S
 
 
 def test_closed_refuses_the_start_with_the_reason_and_allows_it_when_the_agent_is_back(stage: Stage) -> None:
-    with plugged(stage, "--on-agent-down", "closed") as plugin:
+    with plugged(stage, rule="default closed") as plugin:
         pod = stage.pod("guarded")
         with absent(stage.agent):
             refused = stage.node.cri.create(pod, VIOLATE)
@@ -92,15 +129,54 @@ def test_closed_refuses_the_start_with_the_reason_and_allows_it_when_the_agent_i
                 stage.node.cri.start(refused)
             assert str(stage.agent.socket) in str(caught.value.details())
             assert stage.node.cri.log_text(refused) == ""
-            assert decision(plugin, refused)["outcome"] == "agent_down_closed"
+            line = decision(plugin, refused)
+            assert (line["outcome"], line["cause"]) == ("closed", "agent_down")
             assert stage.node.cri.status(refused).state is State.EXITED
         stage.node.cri.remove(refused)
         assert stage.outcome(stage.node.cri.run(pod, VIOLATE)) == STOPPED
 
 
+@one_runtime
+def test_each_namespace_has_a_rule_of_its_own(stage: Stage) -> None:
+    with plugged(stage, rule=RULES), absent(stage.agent):
+        assert stage.violate("guarded") == FREE
+        assert stage.violate("kube-system") == FREE
+        for namespace in ("payments", "team-a", "unnamed"):
+            with pytest.raises(grpc.RpcError):
+                stage.run(SLEEP, namespace)
+
+
+@one_runtime
+@pytest.mark.parametrize("how", ["killed", "hangs", "no socket"])
+def test_quarantined_container_is_under_every_policy_until_the_agent_is_back(stage: Stage, how: str) -> None:
+    """A policy of another namespace stops it too, from its first instruction on; the agent knows better."""
+    with plugged(stage, rule=RULES) as plugin:
+        with DOWN[how](stage.agent):
+            violating, waiting = stage.run(VIOLATE, "team-a"), stage.run(WAITING, "team-a")
+            assert stage.outcome(violating) == STOPPED
+            assert decision(plugin, violating)["outcome"] == "quarantined"
+            assert stage.violate_inside(waiting) == STOPPED
+            exempt = stage.run(WAITING, "kube-system")
+            assert stage.violate_inside(exempt) == FREE
+        wait_until(lambda: stage.violate_inside(waiting) == FREE, SETTLE_S, "the container to be narrowed")
+        assert stage.agent.control.status().quarantined == 0
+        stage.release(waiting)
+        assert stage.outcome(waiting) == FREE
+
+
+@one_runtime
+def test_quarantine_without_anything_of_an_agent_left_is_closed(stage: Stage) -> None:
+    with plugged(stage, rule=RULES) as plugin, absent(stage.agent):
+        refused = stage.node.cri.create(stage.pod("team-a"), SLEEP)
+        with pytest.raises(grpc.RpcError) as caught:
+            stage.node.cri.start(refused)
+        assert decision(plugin, refused)["outcome"] == "closed"
+        assert "quarantine" in str(caught.value.details())
+
+
 @pytest.mark.parametrize("rule", ["open", "closed"])
 def test_hung_agent_is_answered_for_before_the_runtime_drops_the_plugin(stage: Stage, rule: str) -> None:
-    with plugged(stage, "--on-agent-down", rule) as plugin:
+    with plugged(stage, rule=f"default {rule}") as plugin:
         with stopped(stage.agent.pid):
             container = stage.node.cri.create(stage.pod("guarded"), WAITING)
             began = time.monotonic()
@@ -108,7 +184,7 @@ def test_hung_agent_is_answered_for_before_the_runtime_drops_the_plugin(stage: S
                 stage.node.cri.start(container)
             spent = time.monotonic() - began
         line = decision(plugin, container)
-        assert line["outcome"] == f"agent_down_{rule}"
+        assert (line["outcome"], line["cause"]) == (rule, "agent_down")
         assert line["hook_us"] < RUNTIME_PATIENCE_S * 1e6
         assert spent < 2 * RUNTIME_PATIENCE_S
         assert stage.violate("guarded") == STOPPED
@@ -127,17 +203,17 @@ def test_container_started_while_the_agent_hung_is_bound_when_it_goes_on(stage: 
 
 
 def test_refusal_fails_the_start_with_the_reason_in_the_runtimes_error(stage: Stage) -> None:
-    with plugged(stage) as plugin:
+    with plugged(stage, rule="default closed") as plugin:
         filler = stage.run(WAITING, "guarded")
         cgroups = fill_bindings(stage, filler)
         refused = stage.node.cri.create(stage.pod("guarded"), VIOLATE)
         with pytest.raises(grpc.RpcError) as caught:
             stage.node.cri.start(refused)
         line = decision(plugin, refused)
-        assert (line["level"], line["outcome"]) == ("warning", "refused")
+        assert (line["outcome"], line["cause"]) == ("closed", "refused")
         assert line["reason"] in str(caught.value.details())
         assert stage.node.cri.log_text(refused) == ""
-        assert stage.counts() == (1, MAX_BINDINGS)
+        assert stage.records() == MAX_BINDINGS
         for cgroup in cgroups:
             cgroup.rmdir()
         assert stage.violate("guarded") == STOPPED
@@ -158,5 +234,5 @@ def fill_bindings(stage: Stage, container: Container) -> list[Path]:
     cgroups = [directory / f"inner-{number}" for number in range(MAX_BINDINGS + 10)]
     for cgroup in cgroups:
         cgroup.mkdir()
-    stage.await_counts(1, MAX_BINDINGS)
+    wait_until(lambda: stage.records() == MAX_BINDINGS, SETTLE_S, "the map to be full")
     return cgroups

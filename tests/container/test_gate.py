@@ -13,11 +13,12 @@ import grpc
 import pytest
 
 from tests.container.stage import (
+    FREE,
     KILL_LSEEK,
     KILLED,
-    NOT_STOPPED,
     SETTLE_S,
     SLEEP,
+    STOPPED,
     TOOLS,
     VIOLATE,
     WAITING,
@@ -44,8 +45,6 @@ STANDING = join_policies(
     policy_text("by-namespace", Pods(namespace="guarded"), KILL_LSEEK),
     policy_text("by-label", Pods(labels=LABELS), KILL_LSEEK),
 )
-STOPPED = (KILLED, "")
-FREE = (0, NOT_STOPPED)
 SYS_OPENAT = "257"
 
 
@@ -206,9 +205,9 @@ def test_container_that_dies_while_it_is_held_is_refused_and_forgotten(stage: St
         os.kill(plugin.background.pid, signal.SIGCONT)
         with pytest.raises(grpc.RpcError) as caught:
             starting.result()
-    assert "podgate: " in str(caught.value.details())
-    refused = next(line for line in plugin.decisions() if line["container_id"] == container.id)
-    assert refused["outcome"] == "refused"
+    assert "stopped process" in str(caught.value.details())
+    line = next(line for line in plugin.decisions() if line["container_id"] == container.id)
+    assert (line["outcome"], line["cause"]) == ("open", "refused")
     assert stage.counts() == (0, 0)
     assert stage.violate("guarded") == STOPPED
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.container.stage import (
+    FREE,
     KILL_LSEEK,
-    KILLED,
-    NOT_STOPPED,
     SLEEP,
+    STOPPED,
     WAITING,
     Pods,
     Stage,
@@ -25,8 +25,6 @@ from tests.support.node import Node, Runtime
 
 pytestmark = [pytest.mark.container, pytest.mark.kernel, pytest.mark.timeout(120)]
 
-STOPPED = (KILLED, "")
-FREE = (0, NOT_STOPPED)
 # What happens between agent and plugin is the same with every runtime.
 one_runtime = pytest.mark.parametrize("node", [Runtime.CONTAINERD_2], indirect=True, ids=["containerd_2"])
 crash_or_stop = pytest.mark.parametrize("crash", [False, True], ids=["stop", "crash"])

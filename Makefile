@@ -3,7 +3,7 @@
 
 PYTHON := .venv/bin/python
 SCRIPTS := tools/setup .ci/run $(wildcard contrib/*.sh)
-C_SOURCES = $(shell find bpf demo rthook bench tests/support -name '*.[ch]' 2>/dev/null | sort)
+C_SOURCES = $(shell find bpf demo rthook bench tests/support tests/fuzz -name '*.[ch]' 2>/dev/null | sort)
 BENCHMARKS = $(filter-out _%,$(basename $(notdir $(wildcard bench/*.py))))
 
 # REQUIRE=kernel,container turns the skips of tests for want of a capability into failures.

@@ -123,7 +123,7 @@ static bool receive_state(struct hook *hook)
 		text_add_number(&hook->reason, hook->deadline.ms);
 		text_add(&hook->reason, " ms");
 	} else if (error == EFBIG) {
-		text_add(&hook->reason, "more than 1 MiB");
+		text_add(&hook->reason, "more than 4,032 KiB");
 	} else {
 		text_add_error(&hook->reason, error);
 	}

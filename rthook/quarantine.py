@@ -47,12 +47,21 @@ def put_in_quarantine(pin_dir: Path, cgroup_id: int, init_pid: int = NO_INIT) ->
     return bound
 
 
+def _has_links(generation: Path) -> bool:
+    try:
+        return bool(os.listdir(generation / "links"))
+    except OSError:
+        return False
+
+
 def _run(generation: Path, arguments: bytes) -> bool:
-    """False when the generation is not there, or not any more."""
+    """False when the generation is not there, or not any more. What enforces in one are its links: with any, the
+    program must be there.
+    """
     try:
         program = open_object(generation / PROGRAM)
     except BpfError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR) and not _has_links(generation):
             return False
         raise QuarantineError(generation, str(error)) from error
     try:

@@ -415,8 +415,15 @@ class Doorkeeper:
             number = signal.SIGKILL if fallback is Fallback.KILL else number
             self._attempt(case, lambda: self._doors.forget(cgroup))  # else the next process in it would be held as well
             if fallback is Fallback.OPEN:
-                self._attempt(case, lambda: self._gate.release_quarantined(cgroup))
+                self._attempt(case, lambda: self._gate.release_quarantined(cgroup, self._path_of(case)))
         self._end(case, outcome, number)
+
+    def _path_of(self, case: Case) -> str:
+        """Empty when the process is gone, and the cgroup with it."""
+        try:
+            return self._finder.of_any(case.notice.pid).path
+        except CgroupError:
+            return ""
 
     def _attempt(self, case: Case, step: Callable[[], object]) -> None:
         """What fails here keeps nobody stopped."""

@@ -166,6 +166,7 @@ class Gate:
         before = self._registry.record(container)
         holder = self._registry.record_at(cgroup.id)
         held = start.held or self._is_held_still(start, cgroup.id)
+        quarantined = self._is_quarantined(cgroup.id)
         try:
             added = self._registry.add_container(start.identity, cgroup.id, start.pid, not held, pod_level=pod_level)
         except RegistryError as error:
@@ -183,24 +184,27 @@ class Gate:
             else:
                 self._give_up(container)
             raise HookError(Reason.KERNEL, str(error)) from error
-        self._note(start, cgroup, added.workload, held=held, new=before is None, pod_level=pod_level)
+        self._note(start, held=held, new=before is None, pod_level=pod_level)
+        if held:
+            patient = start.door in (Door.OCI, Door.UPSTREAM)
+            self._pending.setdefault(cgroup.id, _Pending(time.monotonic(), start.pid, patient))
+        if not pod_level and (cgroup.nested or quarantined or not held):
+            self._unlinked[cgroup.id] = _Below(added.workload, Path(f"{self._root}{cgroup.path}"))
         binding = self._registry.binding(cgroup.id)
         return added.workload, binding.policies.bit_count() if binding else 0, added.cgroups
 
-    def _note(
-        self, start: Start, cgroup: ProcessCgroup, workload: WorkloadId, *, held: bool, new: bool, pod_level: bool
-    ) -> None:
+    def _note(self, start: Start, *, held: bool, new: bool, pod_level: bool) -> None:
         self._announcements += 1
         if start.sandbox and not pod_level:
             self._sandboxes.add(start.identity.container_id)
         self._announced[start.identity.container_id] = _Announcement(self._announcements, start.door)
-        if new and start.held and not start.sandbox:
+        if new and held and start.held and not start.sandbox:
             self.starts[start.door] += 1
-        if held:
-            patient = start.door in (Door.OCI, Door.UPSTREAM)
-            self._pending.setdefault(cgroup.id, _Pending(time.monotonic(), start.pid, patient))
-        if not pod_level and (cgroup.nested or not held):
-            self._unlinked[cgroup.id] = _Below(workload, Path(f"{self._root}{cgroup.path}"))
+
+    def _is_quarantined(self, cgroup: CgroupId) -> bool:
+        """Then cgroups below it may be, too."""
+        known = self._bindings.read(cgroup)
+        return known is not None and known.quarantined
 
     def _is_held_still(self, start: Start, cgroup: CgroupId) -> bool:
         """Whether one that is said to run is known by the kernel not to have called execve yet: it was let go just now,
@@ -224,7 +228,7 @@ class Gate:
             with self._lock:
                 if not self._is_shared(above.id, identity):
                     self._write(replace(start, identity=identity, pid=0, held=False), above, pod_level=True)
-        except (CgroupError, HookError) as error:
+        except (CgroupError, HookError, KernelError) as error:
             self.outcomes["pod_failed"] += 1
             log.warning("the pod's own cgroup is not bound", extra=fields(pod=identity.pod_name, error=str(error)))
 
@@ -376,21 +380,30 @@ class Gate:
             return self._registry.record_at(CgroupId(binding.owner)) if binding else None
 
     def namespace_of(self, pid: int) -> str | None:
-        """Of the bound container that a process is in; None when it is in none. Raises CgroupError when that cannot be
-        told, as of a quarantined container.
+        """Of the bound container that a process is in, by its cgroup or one above it; None when it is in none. Raises
+        CgroupError when that cannot be told, as of a quarantined container.
         """
-        cgroup = self._finder.of_any(pid).id
-        with self._lock:
-            binding = self._bindings.read(cgroup)
-            record = self._registry.record_at(CgroupId(binding.owner)) if binding else None
-        if binding and not record:
-            raise CgroupError(f"process {pid} is in a container that nobody has identified")
-        return record.identity.namespace if record else None
+        here = self._finder.of_any(pid)
+        cgroup, path = here.id, here.path
+        while path.strip("/"):
+            with self._lock:
+                binding = self._bindings.read(cgroup)
+                record = self._registry.record_at(CgroupId(binding.owner)) if binding else None
+            if record:
+                return record.identity.namespace
+            if binding:
+                raise CgroupError(f"process {pid} is in a container that nobody has identified")
+            path = path.rpartition("/")[0]
+            cgroup = self._finder.id_of(path) if path else cgroup
+        return None
 
-    def release_quarantined(self, cgroup: CgroupId) -> bool:
-        """Unbinds what nobody could identify; False when it is bound as what it is, or not at all."""
+    def release_quarantined(self, cgroup: CgroupId, path: str = "") -> bool:
+        """Unbinds what nobody could identify, with the cgroups below it if its path is given; False when it is bound as
+        what it is, or not at all.
+        """
+        below = Path(f"{self._root}{path}") if path else None
         with self._lock:
-            return self._bindings.release_quarantined(cgroup)
+            return self._bindings.release_quarantined(cgroup, below)
 
     def put_in_quarantine(self, cgroup: CgroupId) -> bool:
         """Binds a cgroup to every policy until it is identified; False when it is bound already."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -165,11 +166,18 @@ class Bindings:
             raise
         return True
 
-    def release_quarantined(self, cgroup: CgroupId) -> bool:
-        """Unbinds a cgroup that nobody could identify; False when it is not quarantined."""
+    def release_quarantined(self, cgroup: CgroupId, directory: Path | None = None) -> bool:
+        """Unbinds a cgroup that nobody could identify; False when it is not quarantined. directory: the cgroup's, below
+        which cgroups of the quarantine are unbound too.
+        """
         known = self.read(cgroup)
         if known is None or not known.quarantined:
             return False
+        for path in _below(directory) if directory else ():
+            with contextlib.suppress(FileNotFoundError):
+                child = CgroupId(os.stat(path).st_ino)
+                if (record := self.read(child)) and record.quarantined:
+                    self.delete(child)
         self.delete(cgroup)
         return True
 

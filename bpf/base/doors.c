@@ -226,8 +226,11 @@ PG_INLINE __u32 pg_treatment(const struct pg_doors *doors)
 	}
 }
 
-/* Stopped, and bound to every policy: whoever else continues it gains nothing. */
-PG_INLINE void pg_hold(__u64 id)
+/*
+ * Stopped, and bound to every policy: whoever else continues it gains nothing. Gives what became of it: one that could
+ * not be stopped is bound all the same.
+ */
+PG_INLINE __u32 pg_hold(__u64 id)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct pg_held held = {.cgroup = id};
@@ -240,16 +243,17 @@ PG_INLINE void pg_hold(__u64 id)
 	error = pg_update(held, &tgid, &held, BPF_ANY);
 	if (error) {
 		pg_failed(error);
-		return;
+		return PG_TREAT_STRICT;
 	}
 	error = bpf_send_signal(19); /* SIGSTOP */
 	if (!error) {
 		pg_count(PG_COUNT_HELD);
-		return;
+		return PG_TREAT_HOLD;
 	}
 	pg_failed(error);
 	pg_count(PG_COUNT_SIGNAL_FAILED);
 	pg_delete(held, &tgid);
+	return PG_TREAT_STRICT;
 }
 
 PG_INLINE int pg_is_our_hook(const struct linux_binprm *bprm)
@@ -332,7 +336,7 @@ int pg_door(struct bpf_raw_tracepoint_args *ctx)
 	else if (treatment == PG_TREAT_REPORT)
 		return 0;
 	if (treatment == PG_TREAT_HOLD)
-		pg_hold(id);
+		treatment = pg_hold(id);
 	else if (treatment == PG_TREAT_STRICT)
 		pg_put_in_quarantine(id, 0);
 	else if (treatment == PG_TREAT_KILL) {

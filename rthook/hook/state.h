@@ -11,10 +11,11 @@
 #include <stdint.h>
 
 /*
- * Kubernetes lets a pod have 256 KiB of annotations; this is four times as much, fits the agent's limit of 4 MiB for a
- * message, and leaves room for the hook in a container with 4 MiB of memory.
+ * Kubernetes lets a pod have 256 KiB of annotations. A runtime may write each byte as six (\u003c), and cri-o has them
+ * twice in a sandbox's: whoever writes a pod must not be able to make its state too long. With the request around it,
+ * this fits the agent's limit of 4 MiB for a message.
  */
-#define MAX_STATE (1 << 20)
+#define MAX_STATE ((4 << 20) - (64 << 10))
 /* The runtimes' own ids have 64 characters; the file systems that they name directories on allow this. */
 #define MAX_ID 255
 /* DNS-1123, a subdomain: what Kubernetes allows at most for any name. */

@@ -155,6 +155,16 @@ def test_execve_of_a_held_process_is_checked(quarantining: Node, group: Cgroup, 
     assert (ended.killed, ended.results) == (True, ())
 
 
+@pytest.mark.parametrize("phase", [HELD, RUNNING])
+def test_cgroups_below_a_held_one_that_becomes_known_are_its_own(quarantining: Node, group: Cgroup, phase: int) -> None:
+    process = held(quarantining, group, ["exec"], ["wait"])
+    below = group.child("below", "deeper")
+    quarantining.announce(process.pid, DEFAULT, phase, id=group.path.name)
+    process.go()
+    process.await_waiting()
+    assert killed(group, below) == (True, False, False)
+
+
 def test_known_container_is_subject_to_its_own_policies_only(quarantining: Node, group: Cgroup) -> None:
     """So are the cgroups that were made below it meanwhile."""
     quarantine(quarantining, group)

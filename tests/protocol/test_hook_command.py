@@ -25,7 +25,7 @@ from rthook.api import hook_pb2
 from tests.protocol.fakes import FakeAgent, Hang, HangUp, Raw, Reaction, Refusal, Trickle
 from tests.support.hook import Done, HookSetup, build_program, make_state, measure, resident_bytes
 
-MAX_STATE = 1 << 20
+MAX_STATE = (4 << 20) - (64 << 10)
 MAX_SPOOL = 1 << 20
 # Beyond what a deadline allows: the process's own start and end on a busy machine.
 SLACK_S = 2.0
@@ -274,7 +274,7 @@ def test_a_state_that_is_too_long(hook: HookSetup) -> None:
     with agent_that(hook, DONE) as agent:
         assert hook.run(state=b" " * (MAX_STATE - 1) + b"{}").status == 1
     assert agent.requests == []
-    assert "state on standard input: more than 1 MiB" in hook.decisions()[0]["reason"]
+    assert "state on standard input: more than 4,032 KiB" in hook.decisions()[0]["reason"]
 
 
 def test_standard_files_that_are_closed(hook: HookSetup) -> None:

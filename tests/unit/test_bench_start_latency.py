@@ -24,6 +24,7 @@ from bench.parts.processes import (
     process_targets,
     tabulate_usages,
 )
+from bench.parts.small import NO_HOOK, OURS, TRUE, SmallMemory
 from bench.parts.starts import Starts
 from bench.parts.targets import judge
 from bench.start_latency import Options, Report, find_targets
@@ -257,6 +258,26 @@ def test_hook_is_measured_by_what_true_takes(wall_ms: float, rss_kib: int, met: 
     judged = judge({"process": table}, process_targets(table))
     assert [one["met"] for one in judged.values()] == met
     assert judged["process.createContainer.wall_ms.p50"]["at_most"] == 3.2
+
+
+# Little memory.
+
+
+@pytest.mark.parametrize(
+    ("ran", "bound", "faults"),
+    [
+        ((8, 8, 8), 8, []),
+        ((7, 5, 4), 7, []),
+        ((8, 8, 0), 8, ["no container ran with the hook, though some did"]),
+        ((0, 0, 0), 0, ["nothing is known"]),
+        ((8, 8, 3), 2, ["3 containers ran with the hook, and 2 were bound"]),
+    ],
+)
+def test_hook_is_blamed_for_what_true_does_not_do(ran: tuple[int, int, int], bound: int, faults: list[str]) -> None:
+    small = SmallMemory(dict(zip((NO_HOOK, TRUE, OURS), ran, strict=True)), bound)
+    found = small.faults()
+    assert len(found) == len(faults)
+    assert all(wanted in line for wanted, line in zip(faults, found, strict=True))
 
 
 # The report.

@@ -172,7 +172,7 @@ class GateDouble:
         with self.lock:
             return tuple(self.records.values())
 
-    def release_quarantined(self, cgroup: CgroupId) -> bool:
+    def release_quarantined(self, cgroup: CgroupId, _path: str = "") -> bool:
         self._step("release_quarantined")
         self.log.append(f"unbind {cgroup}")
         return True

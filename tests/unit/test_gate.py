@@ -713,9 +713,18 @@ def test_a_process_is_of_its_containers_namespace(node: _Node) -> None:
     node.bind(7)
     node.start(9, cgroup=71)
     node.start(10, cgroup=8)
+    node.processes.directories["/pods"] = 6
     assert [node.gate.namespace_of(pid) for pid in (7, 9, 10)] == ["shop", "shop", None]
     with pytest.raises(CgroupError, match="process 11 is gone"):
         node.gate.namespace_of(11)
+
+
+def test_a_process_in_a_cgroup_without_a_record_is_of_the_container_above(node: _Node) -> None:
+    node.bind(7)
+    node.start(9, cgroup=8)
+    node.processes.cgroups[9] = ProcessCgroup(CgroupId(8), "/pods/7/below/deeper")
+    node.processes.directories |= {"/pods": 6, "/pods/7": 7, "/pods/7/below": 9}
+    assert node.gate.namespace_of(9) == "shop"
 
 
 def test_a_process_in_quarantine_is_of_no_namespace_that_could_be_told(node: _Node) -> None:

@@ -23,7 +23,7 @@ from tests.fuzz.runner import TARGETS, corpus_of, run_target
 from tests.support.hook import build_library
 
 # From the headers below rthook/hook/.
-MAX_STATE = 1 << 20
+MAX_STATE = (4 << 20) - (64 << 10)
 MAX_ID = 255
 MAX_NAMESPACE = 253
 MAX_PID = 1 << 22

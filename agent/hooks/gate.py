@@ -470,6 +470,7 @@ class Gate:
 
     def _sweep_one(self, record: Record, report: Callable[[str, Record], None], arming_deadline_s: float) -> None:
         if self._bindings.read(record.cgroup) is None:
+            self._forget(pod_id(record.identity.container_id))  # a pod without its sandbox is over
             self._forget(record.identity.container_id)
             report(CGROUP_REMOVED, record)
             return

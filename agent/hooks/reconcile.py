@@ -197,7 +197,9 @@ class Reconciler:
             self._put_off.add(stray.cgroup)
         elif found is None:
             self._leave(stray)
-        elif not is_bound_elsewhere(self._gate, self._finder, stray.container, stray.cgroup):
+        elif is_bound_elsewhere(self._gate, self._finder, stray.container, stray.cgroup):
+            self._tell(stray, "elsewhere", "a cgroup has the name of a container that runs in another one")
+        else:
             self._bind(found, ProcessCgroup(stray.cgroup, stray.path, nested=True), 0, "")
 
     def _take_listed(self, container: ContainerId) -> None:
@@ -230,12 +232,15 @@ class Reconciler:
                 self._treat(CgroupId(directory.stat().st_ino), strict=strict)
             except FileNotFoundError:
                 continue
-        if stray.cgroup in self._told:
-            return
-        self._told.add(stray.cgroup)
-        self.outcomes["unidentified"] += 1
         how = "quarantined" if strict or stray.quarantined else "unguarded"
-        log.warning("a running container is not known", extra=fields(cgroup=stray.path, treated=how))
+        self._tell(stray, "unidentified", "a running container is not known", treated=how)
+
+    def _tell(self, stray: Stray, outcome: str, text: str, **values: str) -> None:
+        """Once, for as long as it runs."""
+        if stray.cgroup not in self._told:
+            self._told.add(stray.cgroup)
+            self.outcomes[outcome] += 1
+            log.warning(text, extra=fields(cgroup=stray.path, **values))
 
     def _treat(self, cgroup: CgroupId, *, strict: bool) -> None:
         if strict:

@@ -190,6 +190,7 @@ def test_tally_counts_events_however_the_stream_is_cut(size: int) -> None:
         (
             b'{"type":"policy","n":1}\n',
             b'{"type":"lost","reason":"slow reader","count":40}\n',
+            b'{"type":"lost","reason":"ring buffer full","count":9}\n',
             b'{"type":"policy","n":2,"comm":"\\"type\\":\\"policy"}\n',
             b'{"type":"policy","n":3}\n',
             b'{"type":"lost","reason":"slow reader","count":2}\n',

@@ -543,6 +543,28 @@ def test_one_whose_notice_may_still_come_is_left_to_it(make: Callable[..., Node]
     assert not node.doors.entries
 
 
+def test_one_that_is_in_a_case_is_not_told_of_again(make: Callable[..., Node], monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "NOTICE_NS", 0)
+    monkeypatch.setattr(module, "BEAT_S", 0.001)
+    node = make()
+    node.place(4)
+    node.ring.put(node.record(4, Treatment.HOLD))
+    node.start()
+    wait_until(lambda: node.keeper._cases, WAIT_S, "the notice")
+    node.exec(4, told=False)
+    beats = node.doors.beats
+    wait_until(lambda: node.doors.beats > beats + 5, WAIT_S, "looks at the held")
+    assert node.keeper.outcomes["untold"] == 0
+
+
+def test_the_deadline_is_kept_however_long_the_pauses_are(make: Callable[..., Node], monkeypatch: Any) -> None:
+    monkeypatch.setattr(Case, "next_pause", lambda _: LONG_S)
+    node = make(deadline_s=SHORT_S)
+    node.start()
+    node.exec(4)
+    node.await_closed("unidentified_open")
+
+
 def test_a_second_process_of_a_case_is_released_with_the_first(node: Node) -> None:
     go = threading.Event()
     node.answer(4, lambda: found(4) if go.wait(WAIT_S) else None)

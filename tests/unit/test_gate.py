@@ -589,6 +589,13 @@ def test_unbinding_a_sandbox_unbinds_its_pods_cgroup(node: _Node) -> None:
     assert (node.known(), node.kernel.records) == ([], {})
 
 
+def test_a_sandbox_that_the_kernel_removed_takes_its_pods_cgroup_along(node: _Node) -> None:
+    node.gate.bind(node.sandbox(1, "/kube/pod1"))
+    node.kernel.records.pop(1)
+    node.sweep()
+    assert (node.known(), node.kernel.records) == ([], {})
+
+
 def test_a_full_list_that_names_a_sandbox_keeps_its_pods_cgroup(node: _Node) -> None:
     node.gate.bind(node.sandbox(1, "/kube/pod1"))
     node.gate.bind(node.sandbox(2, "/kube/pod2"))

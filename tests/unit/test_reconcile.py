@@ -264,8 +264,9 @@ def test_nobody_takes_a_running_container_out_of_its_policies(node: Node) -> Non
     node.container(4, found(4))
     node.round()
     node.make(f"other/{id_of(4)}")
-    node.round()
+    node.round(3)
     assert node.bound() == [4]
+    assert node.reconciler.outcomes == {"bound": 1, "elsewhere": 1}
 
 
 def test_a_listed_container_that_nobody_knows_is_bound_by_its_process(node: Node) -> None:

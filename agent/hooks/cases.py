@@ -17,6 +17,7 @@ from agent.workload.identity import CgroupId, ContainerId
 
 RETRY_FIRST_S = 0.005
 RETRY_CAP_S = 0.25
+RETRY_HELD_S = 0.02  # of a process that is stopped meanwhile
 MAX_TOLD = 16  # lines of one case in the log, beside its outcome
 
 
@@ -56,7 +57,8 @@ class Case:
 
     def next_pause(self) -> float:
         """Until the runtime is asked again, seconds; longer each time."""
-        pause, self.retry_s = self.retry_s, min(self.retry_s * 2, RETRY_CAP_S)
+        cap = RETRY_HELD_S if self.held else RETRY_CAP_S
+        pause, self.retry_s = self.retry_s, min(self.retry_s * 2, cap)
         return pause
 
     def tell(self, what: str) -> bool:

@@ -420,9 +420,13 @@ class Gate:
             record = self._registry.record_at(cgroup)
         return record if record and record.pod_level else None
 
-    def knows(self, container: ContainerId) -> bool:
+    def record(self, container: ContainerId) -> Record | None:
+        """A bound container; None for one that is not."""
         with self._lock:
-            return self._registry.record(container) is not None
+            return self._registry.record(container)
+
+    def knows(self, container: ContainerId) -> bool:
+        return self.record(container) is not None
 
     def containers(self) -> tuple[Record, ...]:
         with self._lock:

@@ -62,7 +62,7 @@ def is_bound_elsewhere(gate: Gate, finder: CgroupFinder, container: ContainerId,
     """Whether the container is bound in another cgroup that it is in still. Whoever makes a cgroup of its name, which a
     container with write access to its own can, would take it out of its policies.
     """
-    record = next((one for one in gate.containers() if one.identity.container_id == container), None)
+    record = gate.record(container)
     if record is None or record.cgroup == cgroup:
         return False
     try:

@@ -22,7 +22,7 @@ from bench.faults.patience import InterruptedBenchError, Patience
 from bench.faults.site import VIOLATE, Door, Place, make_mark, parse_mark
 from bench.faults.starts import Cell, Kind, Start, Times, sum_up
 from bench.faults.told import Saying, Told, by_container, find_recovery, parse_line, read_told
-from bench.hook_faults import choose_faults, main
+from bench.hook_faults import choose_faults, is_telling, main
 from rthook.failure import Treatment
 from tests.support.image import compile_program
 from tests.support.system import mounts_below
@@ -208,6 +208,7 @@ def test_program_that_nothing_stops_says_so(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "ran\n")
 
 
+@pytest.mark.container
 def test_disk_is_full_until_it_is_freed_and_gone_at_the_end(tmp_path: Path) -> None:
     point = tmp_path / "disk"
     with mounted_disk(point) as disk:
@@ -242,6 +243,20 @@ def test_what_is_no_agents_directory_meddles_with_nothing(tmp_path: Path) -> Non
     (tmp_path / "podgate" / "maps" / "doors").write_text("")
     (tmp_path / "maps.debug").write_text("")
     assert find_meddlers(tmp_path, ()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "telling"),
+    [
+        (make_line("bound", stage="bind"), True),
+        (make_line("bound", container_id="c2"), False),
+        (make_line("agent_lost", container_id=None), True),
+        (make_line("policy", container_id=None), False),
+        ("Traceback", False),
+    ],
+)
+def test_lines_of_a_container_and_of_coming_and_going_are_shown(line: str, telling: bool) -> None:
+    assert is_telling(line, {"c1"}) is telling
 
 
 def test_fault_must_be_one_of_the_door() -> None:

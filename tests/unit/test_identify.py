@@ -213,6 +213,9 @@ class Known:
         self._at, self._nested = at, nested
         self._record = Record(IDENTITY, CgroupId(50), WorkloadId(3), True, init_pid)
 
+    def record(self, container: ContainerId) -> Record | None:
+        return next((one for one in self.containers() if one.identity.container_id == container), None)
+
     def containers(self) -> tuple[Record, ...]:
         return (replace(self._record, identity=replace(IDENTITY, container_id=OTHER)), self._record)
 

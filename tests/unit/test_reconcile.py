@@ -57,6 +57,9 @@ class GateDouble:
     def record_of(self, cgroup: CgroupId) -> Record | None:
         return self.records.get(cgroup)
 
+    def record(self, container: ContainerId) -> Record | None:
+        return next((one for one in self.containers() if one.identity.container_id == container), None)
+
     def containers(self) -> tuple[Record, ...]:
         return tuple(self.records.values())
 

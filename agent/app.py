@@ -41,7 +41,7 @@ from agent.hooks.peer import Callers
 from agent.hooks.reconcile import Reconciler
 from agent.hooks.server import Server, listen
 from agent.hooks.spool import Spool
-from agent.kernel.base import BasePrograms
+from agent.kernel.base import QUARANTINE_PIN, BasePrograms
 from agent.kernel.cgroup import CgroupFinder
 from agent.kernel.cgroup_path import find_announced
 from agent.kernel.doors import DoorPolicy, Doors, Treatment
@@ -69,6 +69,8 @@ CAP_SYS_ADMIN = 21  # include/uapi/linux/capability.h
 CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38}
 PREVIOUS_GRACE_S = 10.0  # for a hook to announce the containers that run; the NRI plugin needs less than one second
 CRI_DEADLINE_S = 1.0  # of one look-up: an OCI hook waits 2 s; what a held process waits is the doorkeeper's
+LEAVE_S = 2.0  # at an orderly stop, for starts that were answered to reach their execve: some 0.2 s
+LEAVE_POLL_S = 0.02
 HOOK_BINARY = Path("/usr/libexec/podgate/podgate-hook")
 IA32 = Path("/proc/sys/abi/vsyscall32")  # exists with CONFIG_IA32_EMULATION (arch/x86/entry/vdso/vdso32-setup.c)
 IA32_NOTE = "32-bit system calls (int 0x80) are not covered: this kernel has CONFIG_IA32_EMULATION"
@@ -76,7 +78,6 @@ IA32_NOTE = "32-bit system calls (int 0x80) are not covered: this kernel has CON
 # What has to be ended, in this order: nobody calls any more, nobody is held, nothing is enforced, nothing is told.
 PARTS = (
     ("_grpc", "stop"),
-    ("_server", "stop"),
     ("_doorkeeper", "stop"),
     ("_reconciler", "stop"),
     ("_hookpoints", "close"),
@@ -146,6 +147,7 @@ class Agent:
         self._start_doors()
         self._store = PolicyStore(self._hookpoints, self._gate, self._feed)
         self._load_directory()
+        self._offer_quarantine()
         self._start_server()
         self._doorkeeper.start()
         self._reconciler.start()
@@ -208,12 +210,17 @@ class Agent:
         self._gate = Gate(Bindings(self._maps), self._finder, self._root, self._feed)
         self._feed.start()
 
-    def _start_doors(self) -> None:
-        """What an earlier agent left in quarantine is bound here before anything of it can end."""
-        config = self._config
+    def _offer_quarantine(self) -> None:
+        """Once the policies are in force. What hooks put into an earlier agent's quarantine until now is taken over
+        after that: who comes later is in ours as well.
+        """
+        self._base.offer_quarantine(self._pins)
         taken, faults = take_over(self._pins.previous, Bindings(self._maps))
         if taken or faults:
             log.warning("quarantine taken over", extra=fields(containers=taken, faults=faults))
+
+    def _start_doors(self) -> None:
+        config = self._config
         self._cri_socket = self._find_cri()
         self._cri = CriClient(self._cri_socket, CRI_DEADLINE_S) if self._cri_socket else None
         self._identifier = Identifier(self._gate.pod_at, self._cri)
@@ -401,8 +408,21 @@ class Agent:
             log.info("bpffs stays mounted: others have pins there")
         mark.unlink()
 
+    def _leave_gate(self) -> None:
+        """Nobody new comes in, and who is bound but has not started is let through while the rules are in force."""
+        if hasattr(self, "_pins"):
+            (self._pins.directory / QUARANTINE_PIN).unlink(missing_ok=True)
+        server: Server | None = getattr(self, "_server", None)
+        if server is None:
+            return
+        server.stop()
+        end = time.monotonic() + LEAVE_S
+        while self._gate.pending() and time.monotonic() < end:
+            time.sleep(LEAVE_POLL_S)
+
     def _shut_down(self) -> None:
         """Takes down what was set up, the last first. Enforcement ends here, and the log says so."""
+        self._leave_gate()
         for name, end in PARTS:
             part = getattr(self, name, None)
             if part is not None:

@@ -33,35 +33,30 @@ class QuarantineError(HookError):
 
 
 def put_in_quarantine(pin_dir: Path, cgroup_id: int, init_pid: int = NO_INIT) -> int:
-    """How many generations the cgroup is bound in, at least one; QuarantineError unless all of them have it.
+    """In how many generations the cgroup is bound, at least one; QuarantineError when one refuses, or there is none.
 
-    init_pid: of the process whose execve ends the set-up, NO_INIT when the workload runs already.
+    init_pid: of the process whose execve ends the set-up, NO_INIT when the workload runs already. A generation without
+    the program is on its way in or out, and another one has to answer: a starting agent takes over what was bound in
+    earlier ones until its program was there, so the first is asked once more at the end.
     """
     arguments = ARGUMENTS.pack(cgroup_id, init_pid)
     try:
-        bound = sum(_run(generation, arguments) for generation in iterate_generations(pin_dir))
+        bound = {one for one in iterate_generations(pin_dir) if _run(one, arguments)}
     except OSError as error:
         raise QuarantineError(pin_dir, f"earlier generations cannot be listed: {error.strerror}") from error
+    if _run(pin_dir, arguments):
+        bound.add(pin_dir)
     if not bound:
         raise QuarantineError(pin_dir, "no agent has left a quarantine program there")
-    return bound
-
-
-def _has_links(generation: Path) -> bool:
-    try:
-        return bool(os.listdir(generation / "links"))
-    except OSError:
-        return False
+    return len(bound)
 
 
 def _run(generation: Path, arguments: bytes) -> bool:
-    """False when the generation is not there, or not any more. What enforces in one are its links: with any, the
-    program must be there.
-    """
+    """False when the generation is not there, not yet, or not any more."""
     try:
         program = open_object(generation / PROGRAM)
     except BpfError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR) and not _has_links(generation):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return False
         raise QuarantineError(generation, str(error)) from error
     try:

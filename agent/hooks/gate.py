@@ -432,6 +432,11 @@ class Gate:
         with self._lock:
             return self._registry.containers()
 
+    def pending(self) -> int:
+        """How many containers were announced and have not called execve."""
+        with self._lock:
+            return sum(self._bindings.is_pending(cgroup) for cgroup in self._pending)
+
     def numbers(self) -> tuple[int, int]:
         """How many containers are bound, and how many sandboxes."""
         with self._lock:

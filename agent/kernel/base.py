@@ -46,22 +46,21 @@ def _numbered(name: str, text: str) -> str:
 class BasePrograms:
     """Owns the links; what is pinned stays when the agent goes."""
 
-    def __init__(self, links: dict[str, bpf.Fd], selfcheck: bpf.Fd) -> None:
+    def __init__(self, links: dict[str, bpf.Fd], selfcheck: bpf.Fd, quarantine: bpf.Fd) -> None:
         self._links = links
         self._selfcheck = selfcheck
+        self._quarantine = quarantine
 
     @classmethod
     def attach(cls, loader: Loader, pins: Pins) -> BasePrograms:
         names = (*ATTACHED, SELF, QUARANTINE)
         programs = loader.load(ProgramSource(_unit(), dict.fromkeys(names, bpf.ProgType.RAW_TRACEPOINT)))
-        with programs[QUARANTINE] as program:  # first: a hook takes a generation without it for none
-            bpf.pin(program.fileno(), str(pins.directory / QUARANTINE_PIN))
         links = {}
         for name, tracepoint in ATTACHED.items():
             with programs[name] as program:
                 links[name] = bpf.open_raw_tracepoint(tracepoint, program.fileno())
             bpf.pin(links[name].fileno(), str(pins.links / name.removeprefix("pg_")))
-        return cls(links, programs[SELF])
+        return cls(links, programs[SELF], programs[QUARANTINE])
 
     def check_identity(self, maps: Maps, finder: CgroupFinder) -> None:
         """Compares what BPF sees of this process with what /proc and the cgroup directory say: other ids would guard
@@ -83,7 +82,12 @@ class BasePrograms:
                 "run the agent in the host's cgroup namespace",
             )
 
+    def offer_quarantine(self, pins: Pins) -> None:
+        """From now on hooks may put containers into quarantine here: the policies that it stands for are in force."""
+        bpf.pin(self._quarantine.fileno(), str(pins.directory / QUARANTINE_PIN))
+
     def close(self) -> None:
         for link in self._links.values():
             link.close()
         self._selfcheck.close()
+        self._quarantine.close()

@@ -21,6 +21,7 @@ struct run {
 	const struct quarantine *quarantine;
 	struct text *why;
 	unsigned int bound; /* generations */
+	bool unready;	    /* one has links, and no program */
 };
 
 static bool fail(struct run *run, const char *what, int error)
@@ -105,8 +106,9 @@ static int stop_at_any(void *context, const struct dirent64 *entry)
 }
 
 /*
- * What enforces in a generation are its links: without the program, and with none of them, it is on its way in or out,
- * or was never there.
+ * What enforces in a generation are its links. Without the program it is on its way in, with rules that are not all in
+ * force, or on its way out: another one has to answer. A starting agent takes over what was bound in earlier ones until
+ * its program was there.
  */
 static bool has_links(const char *directory)
 {
@@ -127,8 +129,10 @@ static bool run_generation(struct run *run, const char *directory)
 	if (!join(path, directory, PROGRAM, ""))
 		return fail(run, directory, ENAMETOOLONG);
 	fd = open_program(path);
-	if (fd == -ENOENT && !has_links(directory))
+	if (fd == -ENOENT) {
+		run->unready |= has_links(directory);
 		return true;
+	}
 	if (fd < 0)
 		return fail(run, path, -fd);
 	result = run_program(fd, run->quarantine);
@@ -176,7 +180,8 @@ bool quarantine_run(const char *pin_dir, const struct quarantine *quarantine, st
 		return false;
 	if (!run.bound) {
 		text_add(why, pin_dir);
-		text_add(why, ": no agent's programs are pinned there");
+		text_add(why,
+			 run.unready ? ": an agent starts or stops there" : ": no agent's programs are pinned there");
 	}
 	return run.bound;
 }

@@ -89,6 +89,19 @@ static bool append(int fd, const struct text *line, const char *path, struct tex
 	return fail(why, path, written < 0 ? errno : ENOSPC);
 }
 
+/* The kernel's log, which a full disk does not hold up. */
+static void tell_kernel(const struct text *line)
+{
+	int fd = open("/dev/kmsg", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	ssize_t written;
+
+	if (fd < 0)
+		return;
+	written = write(fd, line->bytes, line->length);
+	(void)written; /* there is nobody else to tell */
+	close(fd);
+}
+
 bool spool_append(const char *path, const struct decision *decision, struct text *why)
 {
 	static char bytes[MAX_LINE];
@@ -99,9 +112,14 @@ bool spool_append(const char *path, const struct decision *decision, struct text
 	describe(&line, decision);
 	/* Neither a link that somebody put there nor a pipe without a reader. */
 	fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return fail(why, path, errno);
+	if (fd < 0) {
+		fail(why, path, errno);
+		tell_kernel(&line);
+		return false;
+	}
 	done = append(fd, &line, path, why);
 	close(fd);
+	if (!done)
+		tell_kernel(&line);
 	return done;
 }

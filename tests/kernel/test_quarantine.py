@@ -108,6 +108,12 @@ def test_quarantined_container_is_subject_to_every_namespaces_policies(quarantin
     assert killed(group) == (True, True, False)
 
 
+def test_asking_for_the_status_changes_nothing(quarantining: Node, group: Cgroup) -> None:
+    quarantine(quarantining, group)
+    assert quarantining.agent.control.status().quarantined == 1
+    assert killed(group)[0]
+
+
 def test_cgroups_below_a_quarantined_one_are_too(quarantining: Node, group: Cgroup) -> None:
     quarantine(quarantining, group)
     assert killed(group, group.child("below")) == (True, True, False)

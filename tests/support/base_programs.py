@@ -145,6 +145,7 @@ def attach_base(sizes: Sizes | None = None) -> Iterator[Base]:
         maps = Maps.create(tuple(specs), pins.maps)
         loader = Loader(ensure_tree(), maps.descriptors(), LoaderLimits())
         programs = BasePrograms.attach(loader, pins)
+        programs.offer_quarantine(pins)
         base = Base(maps, pins, sizes)
         try:
             yield base

@@ -429,6 +429,22 @@ def test_a_runtime_that_does_not_answer_in_time_is_not_waited_for(make: Callable
     assert [start.cgroup.id for start in node.gate.starts if start.cgroup] == [5]
 
 
+def test_nobody_is_asked_about_a_case_that_was_given_up(make: Callable[..., Node]) -> None:
+    """A runtime that hangs would be asked of those long gone, and those who are held would wait for that."""
+    node, go = make(Fallback.STRICT, SHORT_S), threading.Event()
+    numbers = range(10, 10 + 3 * module.WORKERS)
+    for number in numbers:
+        node.answer(number, lambda: found(0) if not go.wait(WAIT_S) else None)
+    node.start()
+    for number in numbers:
+        node.exec(number)
+    wait_until(lambda: node.closed() == {"unidentified_strict": len(numbers)}, WAIT_S, "all to be given up")
+    go.set()
+    node.stop()
+    node.started = False
+    assert len(node.runtime.asked) == module.WORKERS
+
+
 def test_the_time_that_a_notice_waited_counts(make: Callable[..., Node]) -> None:
     node = make(deadline_s=60.0)
     node.start()
@@ -584,8 +600,9 @@ _NO_CASE = Case(Notice(NoticeKind.EXEC, Treatment.REPORT, CgroupId(0), CgroupId(
                 ContainerId(""), CgroupId(0), 0.0, 0.0)  # fmt: skip
 
 
-def test_a_case_that_begins_without_a_hold_ends_one_all_the_same(make: Callable[..., Node]) -> None:
+def test_a_case_that_begins_without_a_hold_ends_one_all_the_same(make: Callable[..., Node], monkeypatch: Any) -> None:
     """The heartbeat was stale at the first execve, and not any more at the second."""
+    monkeypatch.setattr(module, "GRACE_S", LONG_S)
     node = make(Fallback.KILL, SHORT_S)
     node.start()
     node.exec(4, Treatment.REPORT)

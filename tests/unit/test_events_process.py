@@ -215,3 +215,13 @@ def test_it_stays_no_longer_than_a_hold_can_last(sweeps: list[Sweep], monkeypatc
     monkeypatch.setattr(guard_module, "LAST_S", 0.01)
     monkeypatch.setattr(guard_module, "is_any_held", lambda _: True)
     Guard(Path("/x")).stay()
+
+
+def test_it_stays_for_as_long_as_the_kernel_may_hold_more(sweeps: list[Sweep], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the last heartbeat is stale that nobody is held says nothing."""
+    assert guard_module.SETTLE_S > 1.0 + guard_module.PERIOD_S
+    assert sweeps
+    monkeypatch.setattr(guard_module, "PERIOD_S", 0.0)
+    monkeypatch.setattr(guard_module, "LAST_S", 0.01)
+    monkeypatch.setattr(guard_module, "is_any_held", lambda _: pytest.fail("asked too early"))
+    Guard(Path("/x")).stay()

@@ -70,7 +70,7 @@ def test_every_generation_is_asked_with_the_same_arguments(kernel: FakeKernel, p
     kernel.pins = {folder / "quarantine": 0 for folder in generations}
     assert put_in_quarantine(pins, CGROUP_ID, 77) == 3
     arguments = CGROUP_ID.to_bytes(8, "little") + (77).to_bytes(8, "little")
-    assert kernel.runs == [(folder / "quarantine", arguments) for folder in generations]
+    assert kernel.runs == [(folder / "quarantine", arguments) for folder in (*generations, pins)]
 
 
 def test_a_workload_that_runs_has_no_init_process_to_wait_for(kernel: FakeKernel, pins: Path) -> None:
@@ -91,7 +91,7 @@ def test_without_any_program_nothing_is_in_quarantine(kernel: FakeKernel, pins: 
     earlier(pins, *numbers)
     with pytest.raises(QuarantineError, match="no agent has left a quarantine program there"):
         put_in_quarantine(pins, CGROUP_ID)
-    assert len(kernel.opened) == 1 + len(numbers)
+    assert len(kernel.opened) == 2 + len(numbers)
 
 
 @pytest.mark.parametrize(
@@ -132,12 +132,25 @@ def test_an_agent_that_starts_meanwhile_moves_its_predecessor_and_it_is_met_agai
     kernel.pins = {pins / "quarantine": 0, folder / "quarantine": 0}
 
     def move(path: Path) -> None:
-        if path == pins / "quarantine":
+        if path == pins / "quarantine" and not folder.exists():
             earlier(pins, 1)
 
     kernel.at_open = move
     assert put_in_quarantine(pins, CGROUP_ID) == 2
-    assert kernel.opened == [pins / "quarantine", folder / "quarantine"]
+    assert kernel.opened == [pins / "quarantine", folder / "quarantine", pins / "quarantine"]
+
+
+def test_an_agent_whose_policies_come_into_force_meanwhile_is_asked_too(kernel: FakeKernel, pins: Path) -> None:
+    """It has taken over what was bound in the earlier one before, and would not see this container."""
+    [folder] = earlier(pins, 1)
+    kernel.pins = {folder / "quarantine": 0}
+
+    def begin(path: Path) -> None:
+        if path == folder / "quarantine":
+            kernel.pins[pins / "quarantine"] = 0
+
+    kernel.at_open = begin
+    assert put_in_quarantine(pins, CGROUP_ID) == 2
 
 
 def test_no_descriptor_is_left_open(kernel: FakeKernel, pins: Path) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from rthook import build
 from rthook.api import hook_pb2
 from tests.protocol.fakes import FakeAgent, Hang, HangUp, Raw, Reaction, Refusal, Trickle
 from tests.support.hook import Done, HookSetup, build_program, make_state, measure, resident_bytes
+from tests.support.names import unique_name
 
 MAX_STATE = (4 << 20) - (64 << 10)
 MAX_SPOOL = 1 << 20
@@ -519,6 +520,22 @@ def test_a_spool_that_cannot_be_written_changes_nothing(hook: HookSetup, kind: s
     assert done.status == (rule == "closed")
     assert f"podgate-hook: the decision is not recorded: {spool}: {errno}" in done.errors
     assert elsewhere.read_text() == "as it was"
+
+
+@pytest.mark.kernel
+def test_what_the_spool_does_not_take_is_in_the_kernels_log(hook: HookSetup, tmp_path: Path) -> None:
+    container = unique_name("told")
+    log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        os.lseek(log, 0, os.SEEK_END)
+        hook.run("createContainer", f"--spool={tmp_path}/none/hook.log", state=make_state(id=container))
+        lines: list[bytes] = []
+        with suppress(BlockingIOError):
+            while True:
+                lines.append(os.read(log, 8192))
+    finally:
+        os.close(log)
+    assert any(container.encode() in line for line in lines)
 
 
 def test_a_pipe_with_a_reader_is_no_spool(hook: HookSetup) -> None:

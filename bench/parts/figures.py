@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench._common import quantiles
+from bench.parts.starts import Starts
 
 KILLED = 137  # 128 + SIGKILL
 UNTOUCHED = "Bad file descriptor"  # what /first prints when nothing stops its first call
@@ -40,31 +41,20 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """Times of one container's start, in microseconds: of the whole hook, and of the agent's part in it."""
-
-    hook_us: int
-    bind_us: int
-
-
-@dataclass(frozen=True, slots=True)
 class Phase:
-    """One phase. decisions: of those starts that ended bound. extra: figures that only this phase has."""
+    """One phase. starts: what the door says of them. extra: figures that only this phase has."""
 
     name: str
     ended: tuple[Ended, ...]
-    decisions: tuple[Decision, ...]
+    starts: Starts
     bindings_left: int
     seconds: float
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def hook_ms(self) -> dict[str, float] | None:
-        return quantiles([decision.hook_us / 1000 for decision in self.decisions])
-
-    @property
-    def bind_us(self) -> dict[str, float] | None:
-        return quantiles([decision.bind_us for decision in self.decisions])
+    def times(self) -> dict[str, dict[str, float] | None]:
+        """p50 and p99 of each time that the door has."""
+        return {name: quantiles(values) for name, values in self.starts.times.items()}
 
     def count(self, what: str) -> int:
         """How many containers have the property `what` of Ended."""
@@ -78,10 +68,11 @@ class Phase:
             "escaped": self.count("escaped"),
             "wrongly_killed": self.count("wrongly_killed"),
             "failed": self.count("failed"),
-            "hook_ms": self.hook_ms,
-            "bind_us": self.bind_us,
+            "unbound": len(self.starts.unbound),
+            **self.times,
             "bindings_left": self.bindings_left,
             "seconds": round(self.seconds, 1),
+            **self.starts.counts,
             **self.extra,
         }
 
@@ -98,8 +89,8 @@ def worst_of(phases: Sequence[Phase]) -> dict[str, Any]:
         "containers": min(len(phase.ended) for phase in phases),
         "selected": min(phase.count("selected") for phase in phases),
         **{what: max(phase.count(what) for phase in phases) for what in ("escaped", "wrongly_killed", "failed")},
-        "hook_ms": worst_quantiles([phase.hook_ms for phase in phases]),
-        "bind_us": worst_quantiles([phase.bind_us for phase in phases]),
+        "unbound": max(len(phase.starts.unbound) for phase in phases),
+        **{name: worst_quantiles([phase.times[name] for phase in phases]) for name in phases[0].times},
         "bindings_left": max(phase.bindings_left for phase in phases),
     }
 
@@ -113,6 +104,11 @@ def find_faults(phase: Phase) -> list[str]:
             lines.append(
                 f"{phase.name}: {len(found)} of {len(phase.ended)} containers {what}, the first: {describe(found[0])}"
             )
+    if phase.starts.unbound:
+        first = phase.starts.unbound[0]
+        lines.append(
+            f"{phase.name}: {len(phase.starts.unbound)} containers ran and were not bound, the first: {first[:12]}"
+        )
     if phase.bindings_left:
         lines.append(f"{phase.name}: {phase.bindings_left} bindings left after all pods were removed")
     return lines

@@ -27,12 +27,15 @@ STOP_S = 20.0
 CHUNK = 1 << 18
 EVENT = b'{"type":"policy"'
 LOST = b'{"type":"lost"'
+SLOW = "slow reader"
 
 OBSERVE = policy_text("storm", NAMESPACE, [-1], "Post")
 
 
 class Tally:
-    """Counts the lines of an event stream that comes in parts: events, and those that the reader was told are lost."""
+    """Counts the lines of an event stream that comes in parts: events, and those that were lost because the reader was
+    slow. It is told of those for which the ring had no room as well, and the agent counts them.
+    """
 
     def __init__(self) -> None:
         self.seen = 0
@@ -44,7 +47,8 @@ class Tally:
         whole, _, self._rest = (self._rest + data).rpartition(b"\n")
         self.seen += whole.count(b"\n" + EVENT) + whole.startswith(EVENT)
         if LOST in whole:
-            self.lost += sum(json.loads(line)["count"] for line in whole.split(b"\n") if line.startswith(LOST))
+            lines = [json.loads(line) for line in whole.split(b"\n") if line.startswith(LOST)]
+            self.lost += sum(line["count"] for line in lines if line["reason"] == SLOW)
 
 
 class CountingReader:

@@ -315,7 +315,12 @@ class Agent:
             CONTROL_SERVICE: ControlEndpoint(self._store, self._selected, notes, self._status),
         }
         urgent = frozenset({HOOK_SERVICE}) if self._config.realtime else frozenset()
-        callers = Callers(self._gate.namespace_of, self._gate.outcomes, self._config.own_namespace)
+        callers = Callers(
+            self._gate.namespace_of,
+            self._gate.outcomes,
+            self._config.own_namespace,
+            running_in=self._gate.running_in,
+        )
         self._server = Server(listen(self._config.run_dir / "agent.sock"), services, callers.admit, urgent)
         self._server.start()
 

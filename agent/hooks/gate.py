@@ -397,6 +397,18 @@ class Gate:
             cgroup = self._finder.id_of(path) if path else cgroup
         return None
 
+    def running_in(self, pid: int) -> str | None:
+        """As namespace_of, of a container whose entrypoint was called; None for one that is set up still, or that nobody
+        has identified.
+        """
+        cgroup = self._finder.of_any(pid).id
+        with self._lock:
+            binding = self._bindings.read(cgroup)
+            record = self._registry.record_at(CgroupId(binding.owner)) if binding else None
+            if record is None or self._bindings.is_pending(record.cgroup):
+                return None
+        return record.identity.namespace
+
     def release_quarantined(self, cgroup: CgroupId, path: str = "") -> bool:
         """Unbinds what nobody could identify, with the cgroups below it if its path is given; False when it is bound as
         what it is, or not at all.

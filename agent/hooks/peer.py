@@ -70,6 +70,7 @@ class Callers:
 
     container_of: the namespace of the bound container that a process is in, None when it is in none; raises CgroupError
     when that cannot be told. own_namespace: None when no container may call. outcomes: refusals are counted there.
+    running_in: the same for one whose workload runs: a container's hook is called before that.
     Raises OSError when the host's root directory cannot be told.
     """
 
@@ -79,8 +80,10 @@ class Callers:
         outcomes: Counter[str],
         own_namespace: str | None = None,
         procfs: Path = Path("/proc"),
+        running_in: Callable[[int], str | None] = lambda _: None,
     ) -> None:
         self._container_of = container_of
+        self._running_in = running_in
         self._outcomes = outcomes
         self._own_namespace = own_namespace
         self._procfs = procfs
@@ -102,13 +105,13 @@ class Callers:
             root = _root_of(self._procfs, str(peer.pid))
         except OSError as error:
             return f"it has exited, or cannot be looked at ({error.strerror})"
-        if hook:
-            return "" if root == self._host_root else "its root directory is not the host's: it is in a container"
-        return self._fault_in_container(peer)
+        if hook and root != self._host_root:
+            return "its root directory is not the host's: it is in a container"
+        return self._fault_in_container(peer, self._running_in if hook else self._container_of)
 
-    def _fault_in_container(self, peer: Peer) -> str:
+    def _fault_in_container(self, peer: Peer, container_of: Callable[[int], str | None]) -> str:
         try:
-            namespace = self._container_of(peer.pid)
+            namespace = container_of(peer.pid)
         except CgroupError as error:
             return f"it cannot be told where it runs: {error}"
         if namespace is None or namespace == self._own_namespace:

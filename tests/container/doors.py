@@ -33,7 +33,6 @@ DOORS = (
     Door(CREATE_CONTAINER),
     Door(CREATE_RUNTIME, runc=Runc.NEW),
     Door(CREATE_CONTAINER, Runtime.CONTAINERD_1_7, Runc.NEW),
-    Door(CREATE_RUNTIME, Runtime.CONTAINERD_1_7),
 )
 
 

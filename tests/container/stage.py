@@ -165,7 +165,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def plugged(stage: Stage, rule: str = "default open") -> Iterator[PluginProcess]:
-    """A plugin with a failure rule; before it is stopped every pod is removed, and all that it was told to do is done."""
+    """A plugin with a failure rule; before it is stopped every pod is removed, and all it was told to do is done."""
     with PluginProcess(stage.agent, stage.node.nri_socket, failure_rule=f"{rule}\n") as plugin:
         try:
             yield plugin

@@ -80,17 +80,7 @@ def hanging(agent: AgentProcess) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def without_socket(agent: AgentProcess) -> Iterator[None]:
-    """It runs, and cannot be reached any more by who is not connected."""
-    agent.socket.unlink()
-    try:
-        yield
-    finally:
-        agent.restart(crash=True)
-
-
-DOWN = {"killed": killed, "hangs": hanging, "no socket": without_socket}
+DOWN = {"killed": killed, "hangs": hanging}
 RULES = """\
 default closed
 namespace payments closed
@@ -147,7 +137,7 @@ def test_each_namespace_has_a_rule_of_its_own(stage: Stage) -> None:
 
 
 @one_runtime
-@pytest.mark.parametrize("how", ["killed", "hangs", "no socket"])
+@pytest.mark.parametrize("how", DOWN)
 def test_quarantined_container_is_under_every_policy_until_the_agent_is_back(stage: Stage, how: str) -> None:
     """A policy of another namespace stops it too, from its first instruction on; the agent knows better."""
     with plugged(stage, rule=RULES) as plugin:

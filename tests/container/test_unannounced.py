@@ -46,7 +46,7 @@ from tests.support.wait import wait_until
 pytestmark = [pytest.mark.container, pytest.mark.kernel, pytest.mark.timeout(120)]
 
 MOUNT = ("busybox", "mount", "-t", "tmpfs", "none", "/tmp")
-SETUP_CALLS = ("mount", "pivot_root", "write", "openat", "prctl", "capset")
+SETUP_CALLS = ("mount", "pivot_root", "write", "openat", "capset")
 FIRST_ONLY = policy_text("first", Pods(namespace="guarded"), KILL_LSEEK)
 STANDING = join_policies(
     FIRST_ONLY,
@@ -100,11 +100,8 @@ def test_report_tells_counts_and_binds_soon(node: Node) -> None:
         container = stage.run(WAITING, "guarded")
         event = event_of(events, container)
         assert (event["treatment"], event["outcome"]) == ("report", "identified")
-        assert event["pod"] == {
-            "namespace": "guarded",
-            "name": "pod-" + event["pod"]["name"][4:],
-            "uid": pod_uid(event),
-        }
+        pod = container.pod.spec
+        assert event["pod"] == {"namespace": "guarded", "name": pod.name, "uid": f"uid-guarded-{pod.name}"}
         assert event["container"] == {"id": container.id, "name": WAITING.name}
         status = stage.agent.control.status()
         assert status.counters["unannounced"] >= 1
@@ -256,16 +253,19 @@ def test_next_agent_releases_what_an_agent_held_that_was_killed(podman: PodmanNo
 
 
 def test_plugin_releases_what_an_agent_held_that_was_killed(podman: PodmanNode) -> None:
-    with Node(Runtime.CONTAINERD_2) as node, treated(node, *HOLD_LONG) as stage:
-        with PluginProcess(stage.agent, node.nri_socket) as plugin, held_in(podman) as pid:
-            events_pid = stage.agent.control.status().events_pid
-            with stopped(events_pid):
-                stage.agent.background.process.kill()
-                stage.agent.background.process.wait()
-                await_released(pid)
-            released = [line for line in plugin.background.lines() if line["event"] == "held_released"]
-            assert [line["outcome"] for line in released if line["pid"] == pid] == ["continued_unguarded"]
-            stage.agent.restart(crash=True)
+    with (
+        Node(Runtime.CONTAINERD_2) as node,
+        treated(node, *HOLD_LONG) as stage,
+        PluginProcess(stage.agent, node.nri_socket) as plugin,
+        held_in(podman) as pid,
+    ):
+        with stopped(stage.agent.control.status().events_pid):
+            stage.agent.background.process.kill()
+            stage.agent.background.process.wait()
+            await_released(pid)
+        released = [line for line in plugin.background.lines() if line["event"] == "held_released"]
+        assert [line["outcome"] for line in released if line["pid"] == pid] == ["continued_unguarded"]
+        stage.agent.restart(crash=True)
 
 
 def test_event_process_releases_what_an_agent_holds_that_hangs(podman: PodmanNode, node: Node) -> None:

@@ -734,6 +734,15 @@ def test_a_process_in_a_cgroup_without_a_record_is_of_the_container_above(node: 
     assert node.gate.namespace_of(9) == "shop"
 
 
+def test_a_container_runs_once_its_entrypoint_was_called(node: _Node) -> None:
+    node.bind(7)
+    assert node.gate.running_in(7) is None
+    node.kernel.pending.clear()
+    assert node.gate.running_in(7) == "shop"
+    node.start(9, cgroup=8)
+    assert node.gate.running_in(9) is None
+
+
 def test_a_process_in_quarantine_is_of_no_namespace_that_could_be_told(node: _Node) -> None:
     node.kernel.records[7] = Binding(0, WorkloadId(WORKLOAD_QUARANTINED), True, 0)
     node.start(7)

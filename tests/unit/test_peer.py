@@ -30,6 +30,7 @@ class _Stage:
         self.node.process(_PID, "/system.slice/podgate-nri.service")
         self.folder = folder
         self.inside: str | None = None
+        self.running: str | None = None
         self.outcomes: Counter[str] = Counter()
         self.asked: list[int] = []
 
@@ -40,7 +41,9 @@ class _Stage:
         return self.inside
 
     def caller(self, own_namespace: str | None = None, peer: Peer | None = None) -> Caller:
-        callers = Callers(self._container_of, self.outcomes, own_namespace, self.node.procfs)
+        callers = Callers(
+            self._container_of, self.outcomes, own_namespace, self.node.procfs, running_in=lambda _: self.running
+        )
         return Caller(callers, peer or Peer(_PID, 0, 0))
 
     def enter_container(self) -> None:
@@ -107,6 +110,13 @@ def test_a_process_in_a_containers_root_is_no_hook(stage: _Stage) -> None:
     stage.enter_container()
     assert "its root directory is not the host's" in _denied(stage.caller(), method="Hook")
     assert stage.outcomes == {"denied": 1}
+
+
+def test_a_process_of_a_running_container_is_no_hook_whatever_its_root(stage: _Stage) -> None:
+    """One that changed its root to the host's, which was mounted into it."""
+    stage.running = "shop"
+    assert "it is in a container of namespace shop" in _denied(stage.caller(), method="Hook")
+    stage.caller("shop").check(HOOK_SERVICE, "Hook")
 
 
 def test_our_own_plugin_in_a_container_is_no_hook_either(stage: _Stage) -> None:

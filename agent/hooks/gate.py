@@ -398,8 +398,8 @@ class Gate:
         return None
 
     def running_in(self, pid: int) -> str | None:
-        """As namespace_of, of a container whose entrypoint was called; None for one that is set up still, or that nobody
-        has identified.
+        """As namespace_of, of a container whose entrypoint was called; None for one that is set up still, or that
+        nobody has identified.
         """
         cgroup = self._finder.of_any(pid).id
         with self._lock:

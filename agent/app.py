@@ -35,7 +35,7 @@ from agent.hooks.doorkeeper import Doorkeeper
 from agent.hooks.endpoint import SERVICE as HOOK_SERVICE
 from agent.hooks.endpoint import HookEndpoint
 from agent.hooks.gate import ARMED_LATE, Gate
-from agent.hooks.identify import Identifier
+from agent.hooks.identify import Identifier, find_place
 from agent.hooks.oci import OciStarts
 from agent.hooks.peer import Callers
 from agent.hooks.reconcile import Reconciler
@@ -45,6 +45,7 @@ from agent.kernel.base import QUARANTINE_PIN, BasePrograms
 from agent.kernel.cgroup import CgroupFinder
 from agent.kernel.cgroup_path import find_announced
 from agent.kernel.doors import DoorPolicy, Doors, Treatment
+from agent.kernel.errors import CgroupError
 from agent.kernel.headers import HeaderError, ensure_tree
 from agent.kernel.hookpoints import HookPoints
 from agent.kernel.layout import NOTICE_RING, map_specs
@@ -52,7 +53,7 @@ from agent.kernel.loader import Loader, LoaderLimits
 from agent.kernel.maps import Bindings, Maps, drop_dead_calls, possible_cpus, read_counters, read_errors
 from agent.kernel.mounts import cgroup2_root, ensure_bpffs, ensure_tracefs, release_bpffs, unmount
 from agent.kernel.pins import DEFAULT_DIRECTORY, Pins
-from agent.kernel.previous import take_over
+from agent.kernel.previous import calm_doors, find_left, take_over
 from agent.kernel.tracepoint import Tracepoints
 from agent.logs import fields
 from agent.policies import Entry, PolicyRejected, PolicyStore
@@ -61,7 +62,7 @@ from agent.policy.model import Policy
 from agent.policy.reader import parse_policies
 from agent.status import coverage, own_stages, read_rss, reported_stages
 from agent.workload.registry import Record
-from rthook.held import release_stale
+from rthook.held import release_all, release_stale
 
 SWEEP_S = 1.0
 DEAD_CALLS_EVERY = 10  # sweeps
@@ -71,6 +72,7 @@ PREVIOUS_GRACE_S = 10.0  # for a hook to announce the containers that run; the N
 CRI_DEADLINE_S = 1.0  # of one look-up: an OCI hook waits 2 s; what a held process waits is the doorkeeper's
 LEAVE_S = 2.0  # at an orderly stop, for starts that were answered to reach their execve: some 0.2 s
 LEAVE_POLL_S = 0.02
+MAX_TOLD = 100  # cgroups in one line of the log
 HOOK_BINARY = Path("/usr/libexec/podgate/podgate-hook")
 IA32 = Path("/proc/sys/abi/vsyscall32")  # exists with CONFIG_IA32_EMULATION (arch/x86/entry/vdso/vdso32-setup.c)
 IA32_NOTE = "32-bit system calls (int 0x80) are not covered: this kernel has CONFIG_IA32_EMULATION"
@@ -136,7 +138,7 @@ class Agent:
             self._sweep()
         log.warning("stopping: no policy is enforced any more")
         if self._found_previous:
-            self._pins.release_previous()
+            self._end_previous(synchronized=self._gate.synchronized)
         self._shut_down()
 
     def _start(self) -> None:
@@ -188,6 +190,8 @@ class Agent:
         pins = Pins(config.pin_dir)
         self._found_previous = pins.prepare()
         self._pins = pins
+        for fault in calm_doors(pins.previous):
+            log.error("an earlier agent's doors stay as they are", extra=fields(error=fault))
         self._pin_lock = pins.lock()
         self._maps = Maps.create(map_specs(config.ring_bytes, config.max_bindings), self._pins.maps)
         try:
@@ -302,9 +306,20 @@ class Agent:
         """Ends an earlier agent's rules once the running containers were announced, or no hook did."""
         late = time.monotonic() - self._started > PREVIOUS_GRACE_S
         if self._found_previous and self._reconciler.runs and (self._gate.synchronized or late):
-            links = self._pins.release_previous()
             self._found_previous = False
-            log.warning("an earlier agent's rules end here", extra=fields(links=links, synchronized=not late))
+            self._end_previous(synchronized=not late)
+
+    def _end_previous(self, *, synchronized: bool) -> None:
+        """Who was guarded by the earlier rules alone is told: nobody has announced or found it since."""
+        previous = self._pins.previous
+        if left := find_left(previous, Bindings(self._maps)):
+            self._gate.outcomes["left_unguarded"] += len(left)
+            log.error("containers that nobody has announced lose their rules", extra=fields(cgroups=left[:MAX_TOLD]))
+        for generation in sorted(previous.iterdir()) if previous.exists() else ():
+            for release in release_all(generation).releases:
+                log.warning("released what an earlier agent held", extra=fields(outcome=release.outcome.value))
+        links = self._pins.release_previous()
+        log.warning("an earlier agent's rules end here", extra=fields(links=links, synchronized=synchronized))
 
     def _start_server(self) -> None:
         notes = (IA32_NOTE,) if IA32.exists() else ()
@@ -316,13 +331,26 @@ class Agent:
         }
         urgent = frozenset({HOOK_SERVICE}) if self._config.realtime else frozenset()
         callers = Callers(
-            self._gate.namespace_of,
+            self._namespace_of,
             self._gate.outcomes,
             self._config.own_namespace,
             running_in=self._gate.running_in,
         )
         self._server = Server(listen(self._config.run_dir / "agent.sock"), services, callers.admit, urgent)
         self._server.start()
+
+    def _namespace_of(self, pid: int) -> str | None:
+        """Of a caller. One in a container that is not bound (yet) may be anybody's, but for the agent's own pod."""
+        if (namespace := self._gate.namespace_of(pid)) is not None:
+            return namespace
+        path = self._finder.of_any(pid).path
+        place = find_place(path)
+        if place is None or path.rpartition("/")[0] == self._finder.own().path.rpartition("/")[0]:
+            return None
+        found = self._identifier.identify(place[0], self._finder.id_of(place[1].rpartition("/")[0] or "/"))
+        if found is None:
+            raise CgroupError(f"process {pid} is in a container that nobody has identified")
+        return found.identity.namespace
 
     def _selected(self, entry: Entry) -> int:
         return self._gate.count(entry.placed.bit) if entry.placed else 0

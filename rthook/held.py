@@ -32,6 +32,7 @@ TGID = struct.Struct("<I")
 CGROUP_KEY = struct.Struct("<Q")
 DOORS = struct.Struct("<IIQQQQ")
 HELD = struct.Struct("<QQQ")
+BINDING_HEAD = struct.Struct("<QQ")
 U64 = (1 << 64) - 1
 
 
@@ -126,6 +127,14 @@ class Sweep:
     faults: tuple[str, ...]
 
 
+def release_all(generation: Path) -> Sweep:
+    """Ends every hold of one generation, which is about to be taken down. It raises nothing."""
+    releases: list[Release] = []
+    faults: list[str] = []
+    _sweep(generation, releases, faults, due=False)
+    return Sweep(tuple(releases), tuple(faults))
+
+
 def release_stale(pin_dir: Path) -> Sweep:
     """Ends the holds of all generations that are overdue and whose agent gives no sign of life. It raises nothing.
 
@@ -141,9 +150,10 @@ def release_stale(pin_dir: Path) -> Sweep:
     return Sweep(tuple(releases), tuple(faults))
 
 
-def _sweep(generation: Path, releases: list[Release], faults: list[str]) -> None:
+def _sweep(generation: Path, releases: list[Release], faults: list[str], *, due: bool = True) -> None:
+    """due: only those whose time is over."""
     try:
-        for result in _release_in(generation):
+        for result in _release_in(generation, due=due):
             if isinstance(result, Release):
                 releases.append(result)
             else:
@@ -152,7 +162,7 @@ def _sweep(generation: Path, releases: list[Release], faults: list[str]) -> None
         faults.append(f"{generation}: {error}")
 
 
-def _release_in(generation: Path) -> Iterator[Release | HookError | OSError]:
+def _release_in(generation: Path, *, due: bool) -> Iterator[Release | HookError | OSError]:
     """What became of each hold, or what kept it from being ended."""
     maps = generation / "maps"
     with _opened(maps / "doors", TGID.size, DOORS.size) as doors_map:
@@ -162,7 +172,7 @@ def _release_in(generation: Path) -> Iterator[Release | HookError | OSError]:
     # After the heartbeat was read: no beat can be later than this.
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     doors = _understand(maps, value)
-    if not is_stale(doors, now):
+    if due and not is_stale(doors, now):
         return
     with (
         _opened(maps / "held", TGID.size, HELD.size) as held_map,
@@ -171,7 +181,7 @@ def _release_in(generation: Path) -> Iterator[Release | HookError | OSError]:
         if held_map is None or bindings_map is None:
             return
         for hold in _read_holds(held_map):
-            if is_overdue(doors, hold, now):
+            if not due or is_overdue(doors, hold, now):
                 try:
                     outcome = _end(hold, doors.fallback, held_map, bindings_map)
                 except (HookError, OSError) as error:
@@ -278,11 +288,18 @@ def _to_ticks(nanoseconds: int) -> int:
     return nanoseconds * os.sysconf("SC_CLK_TCK") // NS_PER_S
 
 
+def _is_quarantined(bindings_map: int, cgroup_id: int) -> bool:
+    """Whether nobody has identified it: then its record's owner, the second field, is no cgroup."""
+    value = bpf.lookup(bindings_map, CGROUP_KEY.pack(cgroup_id), bpf.read_shape(bindings_map).value_size)
+    return value is not None and BINDING_HEAD.unpack_from(value)[1] == U64
+
+
 def _signal(pidfd: int, hold: Hold, fallback: Fallback, bindings_map: int) -> Outcome:
     if fallback is Fallback.KILL:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         return Outcome.KILLED
-    if fallback is Fallback.OPEN:
+    unguarded = fallback is Fallback.OPEN and _is_quarantined(bindings_map, hold.cgroup_id)
+    if unguarded:
         bpf.delete(bindings_map, CGROUP_KEY.pack(hold.cgroup_id))
     signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-    return Outcome.CONTINUED_UNGUARDED if fallback is Fallback.OPEN else Outcome.CONTINUED_GUARDED
+    return Outcome.CONTINUED_UNGUARDED if unguarded else Outcome.CONTINUED_GUARDED

@@ -35,6 +35,7 @@ from agent.workload.scopes import Scope
 ARMED_LATE = "armed_late"
 CGROUP_REMOVED = "cgroup_removed"
 CHUNK = 64  # bindings written while the lock is held: some 0.5 ms
+QUARANTINED = "(quarantine)"  # where a namespace stands: no name may have parentheses
 MAX_SHARED = 1024  # cgroups with several pods below; a node has one such, if any
 
 log = logging.getLogger("podgate.gate")
@@ -167,6 +168,8 @@ class Gate:
         holder = self._registry.record_at(cgroup.id)
         held = start.held or self._is_held_still(start, cgroup.id)
         quarantined = self._is_quarantined(cgroup.id)
+        if start.door in (Door.OCI, Door.UPSTREAM):
+            start = self._check_told(start, cgroup, before, holder)
         try:
             added = self._registry.add_container(start.identity, cgroup.id, start.pid, not held, pod_level=pod_level)
         except RegistryError as error:
@@ -200,6 +203,27 @@ class Gate:
         self._announced[start.identity.container_id] = _Announcement(self._announcements, start.door)
         if new and held and start.held and not start.sandbox:
             self.starts[start.door] += 1
+
+    def _check_told(self, start: Start, cgroup: ProcessCgroup, before: Record | None, holder: Record | None) -> Start:
+        """What is told by annotations moves no container that lives out of its cgroup, takes no cgroup of one, and does
+        not change the labels of a pod that is known.
+        """
+        if before and before.cgroup != cgroup.id and self._lives(before):
+            raise HookError(Reason.CONFLICT, f"container {before.identity.container_id} lives in another cgroup")
+        other = holder and holder.identity.container_id != start.identity.container_id
+        if holder and other and self._lives(holder):
+            raise HookError(Reason.CONFLICT, f"cgroup {cgroup.path} is container {holder.identity.container_id}'s")
+        known = self._registry.labels_of(start.identity)
+        return start if known is None else replace(start, identity=replace(start.identity, labels=known))
+
+    def _lives(self, record: Record) -> bool:
+        """Whether the init process is in the container's cgroup, or below it."""
+        try:
+            at = self._finder.of_any(record.init_pid).id if record.init_pid else record.cgroup
+        except CgroupError:
+            return False
+        binding = self._bindings.read(at)
+        return binding is not None and binding.owner == record.cgroup
 
     def _is_quarantined(self, cgroup: CgroupId) -> bool:
         """Then cgroups below it may be, too."""
@@ -398,16 +422,23 @@ class Gate:
         return None
 
     def running_in(self, pid: int) -> str | None:
-        """As namespace_of, of a container whose entrypoint was called; None for one that is set up still, or that
-        nobody has identified.
+        """As namespace_of, of a container whose entrypoint was called; None for one that is set up still. Of one in
+        quarantine it is no namespace's name.
         """
-        cgroup = self._finder.of_any(pid).id
-        with self._lock:
-            binding = self._bindings.read(cgroup)
-            record = self._registry.record_at(CgroupId(binding.owner)) if binding else None
-            if record is None or self._bindings.is_pending(record.cgroup):
-                return None
-        return record.identity.namespace
+        here = self._finder.of_any(pid)
+        cgroup, path = here.id, here.path
+        while path.strip("/"):
+            with self._lock:
+                binding = self._bindings.read(cgroup)
+                record = self._registry.record_at(CgroupId(binding.owner)) if binding else None
+                waits = self._bindings.is_pending(record.cgroup if record else cgroup)
+            if binding and not (record and record.pod_level):
+                if waits:
+                    return None
+                return record.identity.namespace if record else QUARANTINED
+            path = path.rpartition("/")[0]
+            cgroup = self._finder.id_of(path) if path else cgroup
+        return None
 
     def release_quarantined(self, cgroup: CgroupId, path: str = "") -> bool:
         """Unbinds what nobody could identify, with the cgroups below it if its path is given; False when it is bound as

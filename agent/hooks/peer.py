@@ -137,6 +137,10 @@ class Caller:
         self._may_announce = False
         self.peer = peer
 
+    def is_unwelcome(self) -> bool:
+        """Whether it may call nothing at all. The OCI hook is looked at first: a container's start waits for it."""
+        return all(self._callers.fault_of(self.peer, hook=hook) for hook in (True, False))
+
     def check(self, service: str, method: str) -> None:
         """Raises HookError, reason DENIED. What a plugin's container starts wait for is found out once a connection,
         everything else anew for each call.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +24,11 @@ from rthook.priority import set_realtime
 MAX_CONNECTIONS = 64  # hooks of as many containers at once; the plugin holds one
 SOCKET_MODE = 0o660
 READ_SIZE = 1 << 16
+MAX_UNWELCOME = 4  # of them such as may not call anything, from a container that the socket was mounted into
+FIRST_REQUEST_S = 5  # until a caller has said something: hooks do at once
 ACCEPT_PAUSE_S = 0.1  # descriptors that ran out come back when connections end
+
+_TIMEVAL = struct.Struct("ll")
 
 log = logging.getLogger("podgate.server")
 
@@ -32,6 +37,8 @@ class Caller(Protocol):
     """The other end of a connection."""
 
     peer: Peer
+
+    def is_unwelcome(self) -> bool: ...
 
     def check(self, service: str, method: str) -> None:
         """Raises HookError when it may not call it."""
@@ -67,6 +74,13 @@ def _is_abandoned(channel: socket.socket) -> bool:
         return False
 
 
+def _limit_silence(channel: socket.socket, seconds: int) -> None:
+    """How long a receive waits, 0 for ever (SO_RCVTIMEO, socket(7)): it fails with EAGAIN then. A limit of Python's
+    would make every receive wait, such as one that only looks.
+    """
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(seconds, 0))
+
+
 def _finish(reply: _Reply) -> None:
     """What goes wrong after an answer is told, and ends no connection."""
     if reply.after is None:
@@ -93,6 +107,7 @@ class Server:
         self._services = services
         self._admit = admit
         self._urgent = urgent
+        self._unwelcome = threading.BoundedSemaphore(MAX_UNWELCOME)
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -134,7 +149,15 @@ class Server:
 
     def _serve(self, channel: socket.socket) -> None:
         try:
-            self._converse(channel, self._admit(channel))
+            caller = self._admit(channel)
+            _limit_silence(channel, FIRST_REQUEST_S)
+            if not caller.is_unwelcome():
+                self._converse(channel, caller)
+            elif self._unwelcome.acquire(blocking=False):
+                try:
+                    self._converse(channel, caller, once=True)
+                finally:
+                    self._unwelcome.release()
         except RemoteProtocolError as error:
             log.warning("connection dropped: not ttrpc", extra=fields(error=str(error)))
         except OSError as error:
@@ -142,13 +165,18 @@ class Server:
         finally:
             self._end(channel)
 
-    def _converse(self, channel: socket.socket, caller: Caller) -> None:
+    def _converse(self, channel: socket.socket, caller: Caller, *, once: bool = False) -> None:
+        """once: it is told why it may not ask, and that is all."""
         connection = ServerConnection()
         waiting = set(self._urgent)
+        said_nothing = True
         while data := channel.recv(READ_SIZE):
             for request in connection.receive_data(data):
                 if _is_abandoned(channel):
                     return
+                if said_nothing:
+                    said_nothing = False
+                    _limit_silence(channel, 0)
                 reply = self._refusal(connection, request, caller)
                 if reply is None:
                     if request.service in waiting:
@@ -159,6 +187,8 @@ class Server:
                     channel.sendall(reply.data)
                 finally:
                     _finish(reply)
+                if once:
+                    return
             if own := connection.data_to_send():
                 channel.sendall(own)
 

@@ -26,7 +26,6 @@ class Treatment(IntEnum):
     REPORT = 0
     STRICT = 1
     HOLD = 2
-    KILL = 3
 
 
 class Fallback(IntEnum):
@@ -119,20 +118,20 @@ class Doors:
         self._held = maps.fileno("held")
         self._hook = maps.fileno("hook")
         self.policy = policy
-        self._write(0)
+        self.rest()
 
     def beat(self) -> None:
-        """Say that whoever is held will be released by us."""
-        self._write(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        """Say that whoever is held will be released by us. The treatment is in force from the first time on."""
+        self._write(self.policy.treatment, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
     def rest(self) -> None:
-        """From now on nobody is held."""
-        self._write(0)
+        """From now on nobody is held, nor put into quarantine."""
+        self._write(Treatment.REPORT, 0)
 
-    def _write(self, heartbeat_ns: int) -> None:
+    def _write(self, treatment: Treatment, heartbeat_ns: int) -> None:
         policy = self.policy
         stale_ns, deadline_ns = int(policy.stale_s * 1e9), int(policy.deadline_s * 1e9)
-        value = DOORS.pack(policy.treatment, policy.fallback, heartbeat_ns, stale_ns, deadline_ns, policy.apart)
+        value = DOORS.pack(treatment, policy.fallback, heartbeat_ns, stale_ns, deadline_ns, policy.apart)
         bpf.update(self._doors, ZERO, value)
 
     def exempt_hook(self, binary: Path) -> bool:

@@ -8,6 +8,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from agent.kernel import bpf
@@ -174,7 +175,7 @@ class Bindings:
         known = self.read(cgroup)
         if known is None or not known.quarantined:
             return False
-        for path in _below(directory) if directory else ():
+        for path in islice(_below(directory), NESTED_MAX) if directory else ():
             with contextlib.suppress(FileNotFoundError):
                 child = CgroupId(os.stat(path).st_ino)
                 if (record := self.read(child)) and record.quarantined:

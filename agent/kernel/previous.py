@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an agent takes over of one that crashed: the containers that a hook put into quarantine since.
+"""What an agent does about one that crashed: it takes over the containers that a hook put into quarantine since, and
+keeps the earlier programs from treating those that are announced to the new one as nobody's.
 
 They are bound in the maps of the earlier generations only. The pinned program of ours is there before this is read, so
 one that is put into quarantine at this moment is in our maps, or is found here.
@@ -9,14 +10,49 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from agent.kernel import bpf
+from agent.kernel.doors import Treatment
 from agent.kernel.errors import KernelError
-from agent.kernel.layout import BINDING, CGROUP_KEY, QUARANTINE, BindingRecord
-from agent.kernel.maps import Bindings
+from agent.kernel.layout import BINDING, CGROUP_KEY, DOORS, FLAG_POD, QUARANTINE, BindingRecord
+from agent.kernel.maps import ZERO, Bindings
 from agent.workload.identity import CgroupId
 from rthook.bpf import BpfError, read_shape
+
+
+def calm_doors(previous: Path) -> tuple[str, ...]:
+    """From now on earlier programs only look on: what is announced, is announced to us. Their deadline and fallback
+    stay, for what is held still. What failed, in words.
+    """
+    faults = []
+    for name in _generations(previous):
+        try:
+            with _open(previous / name / "maps" / "doors", len(ZERO), DOORS.size) as doors:
+                _, *rest = DOORS.unpack(bpf.lookup(doors.fileno(), ZERO, DOORS.size) or bytes(DOORS.size))
+                bpf.update(doors.fileno(), ZERO, DOORS.pack(Treatment.REPORT, *rest))
+        except KernelError as error:
+            faults.append(f"{previous / name}: {error}")
+    return tuple(faults)
+
+
+def find_left(previous: Path, bindings: Bindings) -> tuple[CgroupId, ...]:
+    """The cgroups of containers that only earlier agents' rules guard. What cannot be read guards nobody."""
+    found: set[CgroupId] = set()
+    for name in _generations(previous):
+        with suppress(KernelError), _open(previous / name / "maps" / "bindings", CGROUP_KEY.size, BINDING.size) as old:
+            for key in bpf.keys(old.fileno(), CGROUP_KEY.size):
+                cgroup = CgroupId(CGROUP_KEY.unpack(key)[0])
+                data = bpf.lookup(old.fileno(), key, BINDING.size)
+                record = BindingRecord.unpack(data) if data else None
+                if record and record.owner == cgroup and not record.flags & FLAG_POD and bindings.read(cgroup) is None:
+                    found.add(cgroup)
+    return tuple(sorted(found - {CgroupId(QUARANTINE)}))
+
+
+def _generations(previous: Path) -> list[str]:
+    return sorted(os.listdir(previous)) if previous.exists() else []
 
 
 def iterate_quarantined(generation: Path) -> Iterator[tuple[CgroupId, int]]:
@@ -48,7 +84,7 @@ def _open(pin: Path, key: int, value: int) -> bpf.Fd:
 def take_over(previous: Path, bindings: Bindings) -> tuple[int, tuple[str, ...]]:
     """How many quarantined cgroups were bound anew, and what could not be read, in words."""
     taken, faults = 0, []
-    for name in sorted(os.listdir(previous)) if previous.exists() else ():
+    for name in _generations(previous):
         try:
             for cgroup, init_pid in iterate_quarantined(previous / name):
                 taken += bindings.put_in_quarantine(cgroup, init_pid)

@@ -255,6 +255,12 @@ class Registry:
         """What the kernel must hold for host processes now."""
         return SetHost(self._scopes.everything)
 
+    def labels_of(self, identity: ContainerIdentity) -> Labels | None:
+        """Of a container's pod, when another container of it is known."""
+        pod = self._pods.get(_pod_key(identity))
+        others = pod.containers - {identity.container_id} if pod else set()
+        return pod.labels if pod and others else None
+
     def quarantine(self) -> SetQuarantine:
         """What the kernel must hold for quarantined containers now."""
         return SetQuarantine(self._scopes.all)

@@ -207,7 +207,10 @@ int pg_forget_cgroup(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* What is to be done now: a hold that nobody would end is none. */
+/*
+ * What is to be done now: a hold that nobody would end is none. Nor is anyone killed for want of an agent: the agent's
+ * own container could not start.
+ */
 PG_INLINE __u32 pg_treatment(const struct pg_doors *doors)
 {
 	__u32 treatment = pg_once(doors->treatment);
@@ -216,14 +219,7 @@ PG_INLINE __u32 pg_treatment(const struct pg_doors *doors)
 
 	if (treatment != PG_TREAT_HOLD || bpf_ktime_get_boot_ns() - heartbeat <= pg_once(doors->stale))
 		return treatment;
-	switch (pg_once(doors->fallback)) {
-	case PG_FALL_STRICT:
-		return PG_TREAT_STRICT;
-	case PG_FALL_KILL:
-		return PG_TREAT_KILL;
-	default:
-		return PG_TREAT_REPORT;
-	}
+	return pg_once(doors->fallback) == PG_FALL_OPEN ? PG_TREAT_REPORT : PG_TREAT_STRICT;
 }
 
 /*
@@ -316,7 +312,6 @@ int pg_door(struct bpf_raw_tracepoint_args *ctx)
 	struct pg_binding *binding;
 	struct pg_doors *doors;
 	__u32 zero = 0, treatment, before;
-	long error;
 
 	if (!stranger)
 		return 0;
@@ -337,15 +332,8 @@ int pg_door(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	if (treatment == PG_TREAT_HOLD)
 		treatment = pg_hold(id);
-	else if (treatment == PG_TREAT_STRICT)
-		pg_put_in_quarantine(id, 0);
-	else if (treatment == PG_TREAT_KILL) {
-		error = bpf_send_signal(9);
-		if (error) {
-			pg_failed(error);
-			pg_count(PG_COUNT_SIGNAL_FAILED);
-		}
-	}
+	else if (treatment == PG_TREAT_STRICT && pg_put_in_quarantine(id, 0))
+		treatment = PG_TREAT_REPORT; /* it runs unguarded, and is told as such */
 	pg_read(set, &task->cgroups);
 	pg_read(cgroup, &set->dfl_cgrp);
 	pg_notify(PG_NOTICE_EXEC, treatment, id, cgroup);

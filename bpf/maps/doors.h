@@ -16,7 +16,7 @@
 
 #define PG_NAME_MAX 128 /* of a cgroup: 64 hex digits, the longest prefix in use has 15 characters, ".scope" */
 
-enum pg_treatment { PG_TREAT_REPORT = 0, PG_TREAT_STRICT = 1, PG_TREAT_HOLD = 2, PG_TREAT_KILL = 3 };
+enum pg_treatment { PG_TREAT_REPORT = 0, PG_TREAT_STRICT = 1, PG_TREAT_HOLD = 2 };
 enum pg_fallback { PG_FALL_OPEN = 0, PG_FALL_STRICT = 1, PG_FALL_KILL = 2 };
 enum pg_notice_kind { PG_NOTICE_CGROUP = 1, PG_NOTICE_EXEC = 2 };
 

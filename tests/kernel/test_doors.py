@@ -280,7 +280,7 @@ def test_container_that_nobody_could_identify_is_let_go_for_good(base: Base, str
     assert record_of(base, stranger) is None
 
 
-@pytest.mark.parametrize("treatment", [Treatment.REPORT, Treatment.STRICT, Treatment.HOLD, Treatment.KILL])
+@pytest.mark.parametrize("treatment", [Treatment.REPORT, Treatment.STRICT, Treatment.HOLD])
 def test_bound_container_is_not_touched(base: Base, stranger: Stranger, first: First, treatment: Treatment) -> None:
     """A start that is pending neither: its own execve arms it before anybody looks."""
     process = stranger.start(["exec"], first.execve)
@@ -296,7 +296,7 @@ def test_bound_container_is_not_touched(base: Base, stranger: Stranger, first: F
     assert base.notices(stranger.path) == []
 
 
-@pytest.mark.parametrize("treatment", [Treatment.STRICT, Treatment.HOLD, Treatment.KILL])
+@pytest.mark.parametrize("treatment", [Treatment.STRICT, Treatment.HOLD])
 def test_process_that_is_in_no_container_is_not_touched(
     base: Base, stranger: Stranger, first: First, treatment: Treatment
 ) -> None:
@@ -320,25 +320,19 @@ def test_nobody_is_held_whom_nobody_would_release(base: Base, stranger: Stranger
     assert record_of(base, stranger) is None
 
 
-def test_without_a_sign_of_life_strict_binds_to_every_policy(base: Base, stranger: Stranger, first: First) -> None:
+@pytest.mark.parametrize("fallback", [Fallback.STRICT, Fallback.KILL])
+def test_without_a_sign_of_life_all_but_open_binds_to_every_policy(
+    base: Base, stranger: Stranger, first: First, fallback: Fallback
+) -> None:
+    """Nobody is killed for want of an agent: its own container has to start."""
     process = stranger.start(first.execve)
-    with base.treating(Treatment.HOLD, stranger.path, fallback=Fallback.STRICT, alive=False):
+    with base.treating(Treatment.HOLD, stranger.path, fallback=fallback, alive=False):
         process.go()
         assert process.end().status == 0
     assert first.has_run
     (notice,) = base.notices(stranger.path)
     assert notice.treatment is Treatment.STRICT
     assert is_quarantined(base, stranger)
-
-
-def test_without_a_sign_of_life_kill_ends_it_before_it_runs(base: Base, stranger: Stranger, first: First) -> None:
-    process = stranger.start(first.execve)
-    with base.treating(Treatment.HOLD, stranger.path, fallback=Fallback.KILL, alive=False):
-        process.go()
-        assert process.end().killed
-    assert not first.has_run
-    (notice,) = base.notices(stranger.path)
-    assert (notice.pid, notice.treatment) == (process.pid, Treatment.KILL)
 
 
 def test_sign_of_life_lasts_as_long_as_it_says(base: Base, stranger: Stranger, first: First) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -60,10 +61,15 @@ class Generation:
         assert stat is not None
         start = stat.start * (NS_PER_S // os.sysconf("SC_CLK_TCK"))
         update(self.maps["held"].fileno(), pid.to_bytes(4, "little"), HELD.pack(cgroup_id, boottime() - age_ns, start))
-        update(self.maps["bindings"].fileno(), cgroup_id.to_bytes(8, "little"), bytes(BINDING_SIZE))
+        update(self.maps["bindings"].fileno(), cgroup_id.to_bytes(8, "little"), self._record(cgroup_id))
 
     def is_held(self, pid: int) -> bool:
         return lookup(self.maps["held"].fileno(), pid.to_bytes(4, "little"), HELD.size) is not None
+
+    @staticmethod
+    def _record(cgroup_id: int) -> bytes:
+        """Of a quarantined container."""
+        return struct.pack("<QQ", cgroup_id, (1 << 64) - 1).ljust(BINDING_SIZE, b"\0")
 
     def is_bound(self, cgroup_id: int) -> bool:
         return lookup(self.maps["bindings"].fileno(), cgroup_id.to_bytes(8, "little"), BINDING_SIZE) is not None

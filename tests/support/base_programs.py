@@ -92,11 +92,8 @@ class Base:
         """
         doors = Doors(self.maps, DoorPolicy())
         self.fill(doors, *paths)
-        doors.policy = DoorPolicy(treatment, fallback, LONG_S, LONG_S)
-        if alive:
-            doors.beat()
-        else:
-            doors.rest()
+        doors.policy = DoorPolicy(treatment, fallback, LONG_S if alive else 0.0, LONG_S)
+        doors.beat()
         try:
             yield doors
         finally:

@@ -110,7 +110,7 @@ def make_doors(kernel: _Kernel, policy: DoorPolicy | None = None) -> Doors:
 
 def test_new_doors_hold_nobody(kernel: _Kernel) -> None:
     make_doors(kernel, DoorPolicy(Treatment.HOLD, Fallback.KILL, 1.5, 0.25))
-    assert kernel.settings == (2, 2, 0, 1_500_000_000, 250_000_000, 0)
+    assert kernel.settings == (0, 2, 0, 1_500_000_000, 250_000_000, 0)
     make_doors(kernel, DoorPolicy(apart=True))
     assert kernel.settings == (0, 0, 0, 1_000_000_000, 500_000_000, 1)
 

@@ -14,7 +14,7 @@ import pytest
 
 from agent.hooks import gate as module
 from agent.hooks.errors import HookError, Reason
-from agent.hooks.gate import Bound, Gate, Start
+from agent.hooks.gate import QUARANTINED, Bound, Gate, Start
 from agent.kernel.cgroup import CgroupFinder, ProcessCgroup
 from agent.kernel.errors import CgroupError, KernelError
 from agent.kernel.layout import STATE_ARMED, BindingRecord
@@ -740,7 +740,25 @@ def test_a_container_runs_once_its_entrypoint_was_called(node: _Node) -> None:
     node.kernel.pending.clear()
     assert node.gate.running_in(7) == "shop"
     node.start(9, cgroup=8)
+    node.processes.directories["/pods"] = 6
     assert node.gate.running_in(9) is None
+    node.kernel.records[8] = Binding(0, WorkloadId(WORKLOAD_QUARANTINED), True, 0)
+    assert node.gate.running_in(9) == QUARANTINED
+
+
+def test_an_annotation_moves_no_container_that_lives(node: _Node) -> None:
+    """Nor does it take a cgroup of one, or change the labels of a pod that another container is in."""
+    node.gate.bind(node.start(1, pod="p", app="web"))
+    told = replace(node.start(2, pod="p", app="other"), door=Door.OCI)
+    node.gate.bind(told)
+    assert {record.identity.labels for record in node.gate.containers()} == {freeze_labels({"app": "web"})}
+    moved = replace(told, identity=replace(told.identity, container_id=ContainerId("c1")))
+    seized = replace(told, identity=replace(told.identity, container_id=ContainerId("c3")))
+    assert [node.refused(start) for start in (moved, seized)] == [Reason.CONFLICT, Reason.CONFLICT]
+    assert node.known() == ["c1", "c2"]
+    node.processes.cgroups.clear()
+    node.gate.bind(replace(seized, held=False, cgroup=ProcessCgroup(CgroupId(2), "/pods/2")))
+    assert node.known() == ["c1", "c3"]
 
 
 def test_a_process_in_quarantine_is_of_no_namespace_that_could_be_told(node: _Node) -> None:

@@ -117,6 +117,7 @@ def bindings(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         deleted.append(key)
         return True
 
+    monkeypatch.setattr(held, "_is_quarantined", lambda *_: True)
     monkeypatch.setattr("rthook.bpf.delete", delete)
     monkeypatch.setattr(held, "read_cgroup_path", lambda _pid: "/x")
     monkeypatch.setattr(held, "read_cgroup_id", lambda _pid, _path: CGROUP_ID)

@@ -60,6 +60,10 @@ class _Caller:
     """One that may not call what begins with `Forbidden`."""
 
     peer: Peer
+    unwelcome: bool = False
+
+    def is_unwelcome(self) -> bool:
+        return self.unwelcome
 
     def check(self, service: str, method: str) -> None:
         if method.startswith("Forbidden"):

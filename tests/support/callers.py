@@ -15,6 +15,9 @@ class Anyone:
 
     peer: Peer
 
+    def is_unwelcome(self) -> bool:
+        return False
+
     def check(self, service: str, method: str) -> None:
         pass
 

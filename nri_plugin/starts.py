@@ -3,8 +3,6 @@
 
 from pathlib import Path
 
-from rthook.failure import Treatment
-
 from nri_plugin.agent_link import AgentLink
 from nri_plugin.containers import Rejection, Subject
 from nri_plugin.decision import Cause, Decision, Failure, admit, classify, close, open_unguarded, quarantine
@@ -12,6 +10,7 @@ from nri_plugin.rules import RuleFile
 from nri_plugin.synchronize import MAX_CONTAINERS, MAX_SANDBOXES
 from rthook.api import hook_pb2
 from rthook.errors import HookError
+from rthook.failure import Treatment
 from rthook.process import find_cgroup_id
 from rthook.quarantine import put_in_quarantine
 

@@ -18,7 +18,7 @@ import pytest
 from agent.kernel.bpf import Fd, MapType, create_map, lookup, pin, update
 from agent.kernel.mounts import cgroup2_root, ensure_bpffs
 from agent.kernel.pins import remove_tree
-from rthook.held import DOORS, HELD, Fallback, Outcome, Release, release_stale
+from rthook.held import DOORS, HELD, Fallback, Outcome, Release, release_all, release_stale
 from rthook.process import NS_PER_S, find_cgroup_root, read_stat
 from tests.support.names import unique_name
 from tests.support.system import remove_cgroups
@@ -264,3 +264,24 @@ def test_maps_of_another_layout_are_not_read(pins: Path, stack: ExitStack) -> No
     pin(made.fileno(), str(pins / "maps" / "doors"))
     [fault] = release_stale(pins).faults
     assert fault.endswith("maps/doors: keys of 4 and values of 48 bytes")
+
+
+def test_a_generation_that_is_taken_down_holds_nobody(generation: Generation, stopped: Stopped) -> None:
+    """However long it may have waited, and whoever gives a sign of life: afterwards nobody could release it."""
+    generation.beat(Fallback.STRICT)
+    generation.hold(stopped.pid, stopped.cgroup_id, age_ns=0)
+    (release,) = release_all(generation.folder).releases
+    assert release.outcome is Outcome.CONTINUED_GUARDED
+    wait_until(lambda: stopped.state == "S", 5.0, "the process to go on")
+    assert not generation.is_held(stopped.pid)
+
+
+def test_a_container_that_was_identified_meanwhile_keeps_its_record(
+    pins: Path, generation: Generation, stopped: Stopped
+) -> None:
+    generation.beat(Fallback.OPEN)
+    generation.hold(stopped.pid, stopped.cgroup_id)
+    record = struct.pack("<QQ", stopped.cgroup_id, stopped.cgroup_id).ljust(BINDING_SIZE, b"\0")
+    update(generation.maps["bindings"].fileno(), stopped.cgroup_id.to_bytes(8, "little"), record)
+    assert release_one(pins).outcome is Outcome.CONTINUED_GUARDED
+    assert generation.is_bound(stopped.cgroup_id)

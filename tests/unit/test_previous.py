@@ -13,9 +13,18 @@ import pytest
 
 from agent.kernel import bpf, previous
 from agent.kernel.errors import KernelError
-from agent.kernel.layout import BINDING, CGROUP_KEY, QUARANTINE, STATE_ARMED, STATE_PENDING, BindingRecord
+from agent.kernel.layout import (
+    BINDING,
+    CGROUP_KEY,
+    DOORS,
+    FLAG_POD,
+    QUARANTINE,
+    STATE_ARMED,
+    STATE_PENDING,
+    BindingRecord,
+)
 from agent.kernel.maps import Bindings
-from agent.kernel.previous import iterate_quarantined, take_over
+from agent.kernel.previous import calm_doors, find_left, iterate_quarantined, take_over
 from agent.workload.identity import WORKLOAD_QUARANTINED, CgroupId
 from rthook.bpf import BpfError, MapShape
 
@@ -47,8 +56,14 @@ class Kernel:
 
     def add(self, generation: Path, *, value: int = BINDING.size) -> None:
         (generation / "maps").mkdir(parents=True)
-        for name, shape in (("bindings", MapShape(8, value, 64)), ("arming", MapShape(8, 4, 64))):
+        shapes = {
+            "bindings": MapShape(8, value, 64),
+            "arming": MapShape(8, 4, 64),
+            "doors": MapShape(4, DOORS.size, 1),
+        }
+        for name, shape in shapes.items():
             self.maps[generation / "maps" / name] = Pinned(len(self.maps), shape)
+        self.maps[generation / "maps" / "doors"].entries[bytes(4)] = DOORS.pack(2, 1, 77, 8, 9, 1)
 
     def bind(self, generation: Path, cgroup: int, owner: int, init_pid: int = 0) -> None:
         state = STATE_PENDING if init_pid else STATE_ARMED
@@ -74,6 +89,9 @@ class Kernel:
     def keys(self, fd: int, _size: int) -> list[bytes]:
         return list(self._by(fd).entries)
 
+    def update(self, fd: int, key: bytes, value: bytes) -> None:
+        self._by(fd).entries[key] = value
+
     def lookup(self, fd: int, key: bytes, size: int) -> bytes | None:
         assert size == self._by(fd).shape.value_size
         return self._by(fd).entries.get(key)
@@ -87,6 +105,9 @@ class Ours:
         self.bound = {77}
         self.fails = False
 
+    def read(self, cgroup: CgroupId) -> BindingRecord | None:
+        return BindingRecord(1, cgroup, cgroup, 1, STATE_ARMED, 0) if cgroup in self.bound else None
+
     def put_in_quarantine(self, cgroup: CgroupId, init_pid: int = 0) -> bool:
         if self.fails:
             raise KernelError("bpf(MAP_UPDATE_ELEM)", 7)
@@ -99,7 +120,7 @@ class Ours:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
-    for name in ("open_pinned", "keys", "lookup"):
+    for name in ("open_pinned", "keys", "lookup", "update"):
         monkeypatch.setattr(bpf, name, getattr(made, name))
     monkeypatch.setattr(previous, "read_shape", made.read_shape)
     return made
@@ -164,3 +185,26 @@ def test_a_full_map_of_ours_is_told(kernel: Kernel, tmp_path: Path) -> None:
     taken, faults = take(tmp_path, ours)
     assert taken == 0
     assert "E2BIG" in faults[0]
+
+
+def test_earlier_doors_only_look_on_from_now_on(tmp_path: Path, kernel: Kernel) -> None:
+    """What is announced is announced to us; who is held still has its deadline and fallback."""
+    kernel.add(tmp_path / "1")
+    kernel.add(tmp_path / "2")
+    kernel.maps[tmp_path / "2/maps/doors"].shape = MapShape(4, 8, 1)
+    (fault,) = calm_doors(tmp_path)
+    assert "values of 8 bytes" in fault
+    doors = kernel.maps[tmp_path / "1/maps/doors"].entries[bytes(4)]
+    assert DOORS.unpack(doors) == (0, 1, 77, 8, 9, 1)
+    assert calm_doors(tmp_path / "none") == ()
+
+
+def test_containers_that_only_earlier_rules_guard_are_found(tmp_path: Path, kernel: Kernel) -> None:
+    """Not what is bound by us, nor what is below a container, nor a pod's own cgroup, nor who is in quarantine."""
+    kernel.add(tmp_path / "1")
+    for cgroup, owner in ((5, 5), (77, 77), (6, 5), (8, QUARANTINE), (QUARANTINE, QUARANTINE)):
+        kernel.bind(tmp_path / "1", cgroup, owner)
+    pod = BindingRecord(1, 9, 9, 3, STATE_ARMED, 0, FLAG_POD)
+    kernel.maps[tmp_path / "1/maps/bindings"].entries[CGROUP_KEY.pack(9)] = pod.pack()
+    (tmp_path / "2").mkdir()
+    assert find_left(tmp_path, cast(Bindings, Ours())) == (5,)

@@ -16,7 +16,7 @@ from agent.hooks import server as module
 from agent.hooks.calls import Answer, CallError
 from agent.hooks.errors import HookError, Reason
 from agent.hooks.peer import Peer, read_peer
-from agent.hooks.server import Server, listen
+from agent.hooks.server import MAX_CONNECTIONS, Server, listen
 from nri_plugin.ttrpc import MAX_MESSAGE, ClientConnection, Code, RemoteError, Response
 from tests.support.wait import wait_until
 
@@ -360,3 +360,32 @@ def test_only_a_connection_of_an_urgent_service_hurries(tmp_path: Path, monkeypa
     for client in clients:
         client.channel.close()
     wait_until(lambda: not server._open, _DEADLINE_S, "the connections' threads to end")
+
+
+def test_one_that_may_call_nothing_is_told_so_once(stage: _Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Caller, "is_unwelcome", lambda _: True)
+    client = stage.connect()
+    assert client.error("Forbidden")[0] is Code.PERMISSION_DENIED
+    assert client.is_closed()
+
+
+def test_those_that_may_call_nothing_keep_nobody_out(stage: _Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Caller, "is_unwelcome", lambda _: True)
+    silent = [stage.connect() for _ in range(MAX_CONNECTIONS + 8)]
+    wait_until(lambda: stage.server._unwelcome._value == 0, _DEADLINE_S, "as many as are let wait")
+    monkeypatch.setattr(_Caller, "is_unwelcome", lambda _: False)
+
+    def answers() -> bool:
+        client = stage.connect()
+        try:
+            return client.call("Echo", b"x") == b"x"
+        except (EOFError, OSError):
+            return False
+
+    wait_until(answers, _DEADLINE_S, "an answer beside them")
+    assert len(silent) > MAX_CONNECTIONS
+
+
+def test_one_that_says_nothing_is_not_waited_for(stage: _Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.hooks.server.FIRST_REQUEST_S", 1)
+    assert stage.connect().is_closed()

@@ -137,7 +137,8 @@ class Doors:
     def exempt_hook(self, binary: Path) -> bool:
         """The OCI hook's binary, which calls execve in a container's cgroup to announce it; False when it is not there.
 
-        Where st_dev is not the super block's device (btrfs), it is treated like any other hook.
+        Where stat(2) gives other numbers than the kernel's inode has (btrfs, overlayfs), it is treated like any other
+        hook.
         """
         try:
             status = binary.stat()

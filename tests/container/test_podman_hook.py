@@ -57,6 +57,10 @@ STANDING = join_policies(
 stages = pytest.mark.parametrize("stage", [CREATE_CONTAINER, CREATE_RUNTIME])
 one_runc = pytest.mark.parametrize("podman", [Runc.SYSTEM], indirect=True, ids=["system"])
 
+SLEEPS = ("35", "230")  # nanosleep, clock_nanosleep
+NO_MEMORY = (126, "")
+TRIES = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -68,6 +72,17 @@ class Stage:
     def install(self, *names: str, runtime: str = "podman") -> None:
         for name in names:
             self.podman.add_hook(oci_hook(self.agent, name, f"--runtime={runtime}"), "podgate")
+
+    def sleeps(self, container: str) -> bool:
+        """Whether it has nothing more to do for its own start."""
+        return Path(f"/proc/{self.podman.pid(container)}/syscall").read_text().split()[0] in SLEEPS
+
+    def violate_patiently(self, spec: RunSpec) -> tuple[int, str]:
+        """With so little memory the kernel ends runc's own init process now and then, with any hook or none."""
+        for _ in range(TRIES):
+            if (ended := self.violate(spec)) != NO_MEMORY:
+                return ended
+        return NO_MEMORY
 
     def violate(self, spec: RunSpec) -> tuple[int, str]:
         outcome = self.podman.run(replace(spec, image=FIRST.reference))
@@ -182,10 +197,14 @@ def test_exec_is_covered_and_its_helper_is_not(at: Stage, stage: str) -> None:
     guarded, other = (at.podman.create(spec) for spec in sleeping.values())
     for container in (guarded, other):
         assert at.podman.start(container).status == 0
+    wait_until(lambda: all(map(at.sleeps, (guarded, other))), 20.0, "their own start to be over")
     at.agent.add(policy_text("no-setup", Pods(namespace="x"), *map(kill_at, ("setns", "prctl", "close", "capset"))))
-    assert at.podman.exec(guarded, "/first").status == KILLED
-    assert at.podman.exec(other, "/first").stdout == FREE[1]
-    at.agent.control.delete("no-setup", "x")
+    try:
+        assert at.podman.exec(guarded, "/first").status == KILLED
+        done = at.podman.exec(other, "/first")
+        assert (done.status, done.stdout) == FREE, done.stderr
+    finally:
+        at.agent.control.delete("no-setup", "x")
 
 
 @one_runc
@@ -242,8 +261,8 @@ def test_container_with_little_memory(at: Stage, stage: str) -> None:
     at.install(stage)
     # Newer versions of runc need more for themselves.
     memory = (4 if at.podman.runc is Runc.SYSTEM else 6) << 20
-    assert at.violate(pod("guarded", memory_bytes=memory)) == STOPPED
-    assert at.violate(pod("other", memory_bytes=memory)) == FREE
+    assert at.violate_patiently(pod("guarded", memory_bytes=memory)) == STOPPED
+    assert at.violate_patiently(pod("other", memory_bytes=memory)) == FREE
 
 
 @one_runc
@@ -303,6 +322,7 @@ HOSTILE = {
 def test_state_that_says_nonsense_is_refused_although_root_says_it(at: Stage, stage: str, state: bytes) -> None:
     setup = hook_setup(at.agent)
     setup.write_rule("default closed")
+    wait_until(lambda: at.agent.control.status().containers == 0, 60.0, "earlier containers to be forgotten")
     before = at.agent.control.status()
     done = setup.run(stage, state=state)
     assert done.status == 1
@@ -318,6 +338,7 @@ def test_whole_state_of_no_container_is_refused(at: Stage, stage: str, tmp_path:
     (tmp_path / "config.json").write_text(json.dumps({"linux": {"cgroupsPath": "/"}}))
     setup = hook_setup(at.agent)
     setup.write_rule("default closed")
+    wait_until(lambda: at.agent.control.status().containers == 0, 60.0, "earlier containers to be forgotten")
     done = setup.run(stage, state=make_state(None, bundle=str(tmp_path), pid=os.getpid()))
     assert (done.status, "FAILED_PRECONDITION" in done.errors) == (1, True)
     assert at.agent.control.status().containers == 0

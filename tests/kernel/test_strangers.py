@@ -166,6 +166,7 @@ def test_cgroup_is_told_of_only_where_somebody_may_be_held_in_it(base: Base, gro
     reported = group.child(f"crio-{ID}")
     assert base.notices(reported) == []
     doors = Doors(base.maps, DoorPolicy(Treatment.HOLD))
+    doors.beat()
     held = group.child(f"cri-containerd-{ID}.scope")
     group.child("another")
     doors.policy = DoorPolicy()
@@ -180,6 +181,7 @@ def test_cgroup_is_told_of_only_where_somebody_may_be_held_in_it(base: Base, gro
 def test_notice_that_finds_no_room_is_counted(group: Cgroup) -> None:
     with attach_base(Sizes(notices=4096)) as base:
         doors = Doors(base.maps, DoorPolicy(Treatment.HOLD))
+        doors.beat()
         paths = [group.child(container_id()) for _ in range(30)]
         doors.policy = DoorPolicy()
         doors.rest()

@@ -194,6 +194,8 @@ class Agent:
             log.error("an earlier agent's doors stay as they are", extra=fields(error=fault))
         self._pin_lock = pins.lock()
         self._maps = Maps.create(map_specs(config.ring_bytes, config.max_bindings), self._pins.maps)
+        self._bindings = Bindings(self._maps)
+        self._bindings.set_quarantine(0)  # what quarantined containers' records name has to be there before they are
         try:
             headers = ensure_tree(config.cache_dir)
         except HeaderError as error:
@@ -211,7 +213,7 @@ class Agent:
         ring = Ring(self._maps.fileno("events"), self._config.ring_bytes)
         holds = self._config.doors.treatment is Treatment.HOLD
         self._feed = Feed(ring, listener, self._snapshot, self._config.pin_dir if holds else None)
-        self._gate = Gate(Bindings(self._maps), self._finder, self._root, self._feed)
+        self._gate = Gate(self._bindings, self._finder, self._root, self._feed)
         self._feed.start()
 
     def _offer_quarantine(self) -> None:
@@ -219,7 +221,7 @@ class Agent:
         after that: who comes later is in ours as well.
         """
         self._base.offer_quarantine(self._pins)
-        taken, faults = take_over(self._pins.previous, Bindings(self._maps))
+        taken, faults = take_over(self._pins.previous, self._bindings)
         if taken or faults:
             log.warning("quarantine taken over", extra=fields(containers=taken, faults=faults))
 
@@ -312,7 +314,7 @@ class Agent:
     def _end_previous(self, *, synchronized: bool) -> None:
         """Who was guarded by the earlier rules alone is told: nobody has announced or found it since."""
         previous = self._pins.previous
-        if left := find_left(previous, Bindings(self._maps)):
+        if left := find_left(previous, self._bindings):
             self._gate.outcomes["left_unguarded"] += len(left)
             log.error("containers that nobody has announced lose their rules", extra=fields(cgroups=left[:MAX_TOLD]))
         for generation in sorted(previous.iterdir()) if previous.exists() else ():
@@ -412,7 +414,7 @@ class Agent:
             version=version("podgate"),
             containers=containers,
             sandboxes=sandboxes,
-            bindings=len(Bindings(self._maps).cgroups()),
+            bindings=len(self._bindings.cgroups()),
             policies=len(self._store.placed()),
             outcomes=self._gate.outcomes,
             counters=read_counters(self._maps, self._cpus),

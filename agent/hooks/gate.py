@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -407,23 +407,28 @@ class Gate:
         """Of the bound container that a process is in, by its cgroup or one above it; None when it is in none. Raises
         CgroupError when that cannot be told, as of a quarantined container.
         """
-        here = self._finder.of_any(pid)
-        cgroup, path = here.id, here.path
-        while path.strip("/"):
-            with self._lock:
-                binding = self._bindings.read(cgroup)
-                record = self._registry.record_at(CgroupId(binding.owner)) if binding else None
-            if record:
-                return record.identity.namespace
-            if binding:
+        for _, record in self._bound_around(pid):
+            if record is None:
                 raise CgroupError(f"process {pid} is in a container that nobody has identified")
-            path = path.rpartition("/")[0]
-            cgroup = self._finder.id_of(path) if path else cgroup
+            return record.identity.namespace
         return None
 
     def running_in(self, pid: int) -> str | None:
         """As namespace_of, of a container whose entrypoint was called; None for one that is set up still. Of one in
         quarantine it is no namespace's name.
+        """
+        for cgroup, record in self._bound_around(pid):
+            if record and record.pod_level:
+                continue
+            with self._lock:
+                if self._bindings.is_pending(record.cgroup if record else cgroup):
+                    return None
+            return record.identity.namespace if record else QUARANTINED
+        return None
+
+    def _bound_around(self, pid: int) -> Iterator[tuple[CgroupId, Record | None]]:
+        """The bound cgroups that a process is in, its own first, each with its container; None for one in quarantine.
+        Raises CgroupError.
         """
         here = self._finder.of_any(pid)
         cgroup, path = here.id, here.path
@@ -431,14 +436,10 @@ class Gate:
             with self._lock:
                 binding = self._bindings.read(cgroup)
                 record = self._registry.record_at(CgroupId(binding.owner)) if binding else None
-                waits = self._bindings.is_pending(record.cgroup if record else cgroup)
-            if binding and not (record and record.pod_level):
-                if waits:
-                    return None
-                return record.identity.namespace if record else QUARANTINED
+            if binding:
+                yield cgroup, record
             path = path.rpartition("/")[0]
             cgroup = self._finder.id_of(path) if path else cgroup
-        return None
 
     def release_quarantined(self, cgroup: CgroupId, path: str = "") -> bool:
         """Unbinds what nobody could identify, with the cgroups below it if its path is given; False when it is bound as

@@ -81,8 +81,6 @@ class Bindings:
         self._nested = maps.fileno("nested")
         self._search = maps.fileno("search")
         self._strangers = maps.fileno("strangers")
-        if self.read(CgroupId(QUARANTINE)) is None:  # else it is another reader of the same maps
-            self.set_quarantine(0)
 
     def bind(self, cgroup: CgroupId, binding: Binding) -> None:
         """Writes a container's record and reads it back.

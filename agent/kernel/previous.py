@@ -42,13 +42,19 @@ def find_left(previous: Path, bindings: Bindings) -> tuple[CgroupId, ...]:
     found: set[CgroupId] = set()
     for name in _generations(previous):
         with suppress(KernelError), _open(previous / name / "maps" / "bindings", CGROUP_KEY.size, BINDING.size) as old:
-            for key in bpf.keys(old.fileno(), CGROUP_KEY.size):
-                cgroup = CgroupId(CGROUP_KEY.unpack(key)[0])
-                data = bpf.lookup(old.fileno(), key, BINDING.size)
-                record = BindingRecord.unpack(data) if data else None
-                if record and record.owner == cgroup and not record.flags & FLAG_POD and bindings.read(cgroup) is None:
+            for cgroup, record in _records(old):
+                if record.owner == cgroup and not record.flags & FLAG_POD and bindings.read(cgroup) is None:
                     found.add(cgroup)
-    return tuple(sorted(found - {CgroupId(QUARANTINE)}))
+    return tuple(sorted(found))
+
+
+def _records(bindings: bpf.Fd) -> Iterator[tuple[CgroupId, BindingRecord]]:
+    """Of cgroups; the quarantine's own is of none."""
+    for key in bpf.keys(bindings.fileno(), CGROUP_KEY.size):
+        cgroup = CgroupId(CGROUP_KEY.unpack(key)[0])
+        data = bpf.lookup(bindings.fileno(), key, BINDING.size)
+        if data and cgroup != QUARANTINE:
+            yield cgroup, BindingRecord.unpack(data)
 
 
 def _generations(previous: Path) -> list[str]:
@@ -61,11 +67,9 @@ def iterate_quarantined(generation: Path) -> Iterator[tuple[CgroupId, int]]:
     """
     maps = generation / "maps"
     with _open(maps / "bindings", CGROUP_KEY.size, BINDING.size) as bindings, _open(maps / "arming", 8, 4) as arming:
-        for key in bpf.keys(bindings.fileno(), CGROUP_KEY.size):
-            data = bpf.lookup(bindings.fileno(), key, BINDING.size)
-            cgroup = CgroupId(CGROUP_KEY.unpack(key)[0])
-            if data and cgroup != QUARANTINE and BindingRecord.unpack(data).quarantined:
-                pending = bpf.lookup(arming.fileno(), key, 4)
+        for cgroup, record in _records(bindings):
+            if record.quarantined:
+                pending = bpf.lookup(arming.fileno(), CGROUP_KEY.pack(cgroup), 4)
                 yield cgroup, int.from_bytes(pending, "little") if pending else 0
 
 

@@ -50,6 +50,7 @@ class Base:
         self.maps = maps
         self.pins = pins
         self.bindings = Bindings(maps)
+        self.bindings.set_quarantine(0)
         self._room = sizes.strangers
         self._ring = RingBuffer(maps.fileno("notices"), sizes.notices)
         self._notices: list[Notice] = []

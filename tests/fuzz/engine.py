@@ -168,9 +168,12 @@ class Engine:
         self._note(data)
         self._digest.update(data)
         report.executions += 1
+        traced = report.executions % TRACED == 1
+        if traced:
+            gc.collect()  # not on the input's time
         began = self._watchdog.begin()
         try:
-            outcome = self._trace(data) if report.executions % TRACED == 1 else self._target.run(data)
+            outcome = self._trace(data) if traced else self._target.run(data)
         except HangError as error:
             return self._fail("hang", error, data)
         except MemoryError as error:
@@ -194,7 +197,6 @@ class Engine:
 
     def _trace(self, data: bytes) -> str:
         """Run one input with its allocations counted. MemoryError when they are more than the target allows."""
-        gc.collect()
         tracemalloc.start()
         try:
             outcome = self._target.run(data)

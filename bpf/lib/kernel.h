@@ -15,9 +15,12 @@
  * loaded. */
 #define pg_map(name) ((void *)bpf_pseudo_fd(1, PG_FD_##name))
 
-#define pg_lookup(name, key) bpf_map_lookup_elem(pg_map(name), key)
-#define pg_update(name, key, value, flags) bpf_map_update_elem(pg_map(name), key, value, flags)
-#define pg_delete(name, key) bpf_map_delete_elem(pg_map(name), key)
+#define pg_lookup(name, key) bpf_map_lookup_elem(pg_map(name), (void *)(key))
+#define pg_update(name, key, value, flags) bpf_map_update_elem(pg_map(name), (void *)(key), (void *)(value), flags)
+#define pg_delete(name, key) bpf_map_delete_elem(pg_map(name), (void *)(key))
+
+/* Goes on in another program of a PROG_ARRAY, for good; when there is none, the program goes on here. */
+#define pg_tail_call(ctx, name, index) bpf_tail_call_((__u64)pg_map(name), ctx, index)
 
 /* Copies one kernel field into a local of the same type; the local is zero when the read fails. */
 #define pg_read(dst, field_address) bpf_probe_read_kernel(&(dst), sizeof(dst), field_address)

@@ -202,8 +202,10 @@ def test_a_running_container_is_not_held() -> None:
 def test_a_sandbox_names_its_pods_cgroup() -> None:
     start = parse_start(_container(kind=hook_pb2.KIND_SANDBOX, cgroup_parent="/pods"))
     assert (start.sandbox, start.cgroup_parent, start.door) == (True, "/pods", Door.NRI)
+    assert start.identity.sandbox
     start = parse_start(_container(cgroup_parent="/pods"))
     assert (start.sandbox, start.cgroup_parent) == (False, "")
+    assert not start.identity.sandbox
 
 
 @pytest.mark.parametrize(

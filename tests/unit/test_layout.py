@@ -13,6 +13,7 @@ import pytest
 
 from agent.events import layout as events
 from agent.kernel import doors, hookpoints, layout
+from agent.kernel.attach import SLOT_MAPS
 from agent.kernel.layout import BindingRecord, map_specs
 from agent.kernel.tracepoint import ARGS_OFFSET
 from agent.policy.codegen import PRELUDE
@@ -204,7 +205,8 @@ def test_maps_have_the_sizes_of_the_c_structures(compiled: dict[str, int]) -> No
     assert sizes["hook"] == (4, size["pg_hook"], 1)
     assert sizes["notices"] == (0, 0, layout.NOTICE_RING)
     assert size["pg_error_site"] == layout.ERROR_SITE.size
-    assert sizes["slots"][2] == 2 * hookpoints.MAX_HOOK_POINTS
+    assert {sizes[name] for name in SLOT_MAPS.values()} == {(4, 4, layout.MAX_PROGRAM_SLOTS)}
+    assert 8 * hookpoints.MAX_HOOK_POINTS == layout.MAX_PROGRAM_SLOTS
 
 
 def test_counters_are_in_the_order_of_the_enum(compiled: dict[str, int]) -> None:

@@ -82,8 +82,8 @@ MAX_RETURNS = 4096  # calls whose return a rule waits for, one for each program 
 MAX_DEFERRED = 16384  # calls that wait for their exit, one a thread
 MAX_EXEC_TEXTS = 1024  # of them those of an execve, until it has returned
 
-# bpf/maps/process.h: struct pg_lineage: start, written, scanned, four times PG_LINEAGE_WORDS, capability sets, namespaces,
-# snapshot, unknown, slack, reserved
+# bpf/maps/process.h: struct pg_lineage: start, written, scanned, four times PG_LINEAGE_WORDS, capability sets,
+# namespaces, snapshot, unknown, slack, reserved
 LINEAGE_WORDS = 4
 LINEAGE = struct.Struct("<QQQ16Q3Q10IIIII")
 LINEAGE_STATE = struct.Struct("<IIII")

@@ -21,7 +21,7 @@ class Text:
     """A text, bytes, or the path of a file, of which one end may be missing.
 
     mode: i_mode of a path's inode, 0 when it is not known. family: of a sockaddr_un. A deleted file has the path that
-    it had.
+    it had; a path that does not lead to the process's root is cut at its head.
     """
 
     data: bytes

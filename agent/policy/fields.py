@@ -67,9 +67,15 @@ def nearest(name: str, candidates: Iterable[str], count: int = 1) -> list[str]:
     """The up to `count` candidates most like `name`, the most similar first."""
     if len(name) > _MAX_COMPARED:
         return []
-    known = sorted(candidate for candidate in candidates if len(candidate) <= _MAX_COMPARED)
-    folded = {candidate.lower(): candidate for candidate in known[:_MAX_CANDIDATES]}
-    return [folded[found] for found in difflib.get_close_matches(name.lower(), folded, count)]
+    wanted = name.lower()
+    known = {candidate.lower(): candidate for candidate in sorted(candidates) if len(candidate) <= _MAX_COMPARED}
+    likely = sorted(known, key=lambda candidate: -_common_beginning(wanted, candidate))[:_MAX_CANDIDATES]
+    return [known[found] for found in difflib.get_close_matches(wanted, likely, count)]
+
+
+def _common_beginning(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def suggest(name: str, candidates: Iterable[str], otherwise: str) -> str:

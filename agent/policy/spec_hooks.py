@@ -64,8 +64,9 @@ ARG = Struct(
         Field(
             "maxData",
             BOOLEAN,
-            "`char_buf`: up to 327,360 bytes instead of 4,096 are reported.",
+            "`char_buf`: more than 4,096 bytes are reported.",
             default=False,
+            note="`true` is refused by this version.",
         ),
         Field("label", STRING, "A name for the argument in events."),
         Field("btfType", STRING, "The name of the argument's structure in BTF, where the kernel cannot tell it."),

@@ -10,6 +10,9 @@ from agent.policy.spec_words import words
 # Syntax of k8s.io/apimachinery/pkg/util/validation, as far as a pattern without look-ahead says it.
 LABEL_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 
+# A container's name, or the name of an image with its registry: agent/policy/values.py says the rest.
+CONTAINER_VALUE = "^[A-Za-z0-9]([-A-Za-z0-9_.:/]{0,510}[A-Za-z0-9])?$"
+
 LABEL_EXPRESSION = Struct(
     "LabelSelectorRequirement",
     "a label expression",
@@ -57,9 +60,29 @@ _PODS = Field(
     Ref(LABEL_SELECTOR.name),
     f"The pods whose containers are meant, by their labels; `{NAMESPACE_LABEL}` stands for the pod's namespace.",
 )
+CONTAINER_EXPRESSION = replace(
+    LABEL_EXPRESSION,
+    name="ContainerSelectorRequirement",
+    title="a container expression",
+    description="One condition on a container.",
+    fields=tuple(
+        replace(each, pattern=CONTAINER_VALUE) if each.name == "values" else each for each in LABEL_EXPRESSION.fields
+    ),
+)
+
+CONTAINER_SELECTOR = Struct(
+    "ContainerSelector",
+    "a container selector",
+    "Conditions on `name` and `repo` of a container that must all hold. Without any, every container is selected.",
+    (
+        Field("matchLabels", MapOf(STRING), "Keys and the values that they must have.", pattern=CONTAINER_VALUE),
+        Field("matchExpressions", ListOf(Ref(CONTAINER_EXPRESSION.name)), "Further conditions."),
+    ),
+)
+
 _CONTAINERS = Field(
     "containerSelector",
-    Ref(LABEL_SELECTOR.name),
+    Ref(CONTAINER_SELECTOR.name),
     "The containers that are meant, by the keys `name` and `repo` (the image's name without tag and digest).",
     note="Other keys than `name` and `repo` are refused: they would never match. A registry's port belongs to the "
     "repository, a digest does not.",
@@ -69,9 +92,16 @@ WORKLOAD_FIELDS = (_PODS, _CONTAINERS, _HOST)
 
 WORKLOAD_SELECTOR = Struct(
     "WorkloadSelector",
-    "a matchWorkloads item",
+    "matchWorkloads",
     "To which processes a selector applies, within what its policy applies to.",
     WORKLOAD_FIELDS,
 )
 
-STRUCTS = (WORKLOAD_SELECTOR, LABEL_SELECTOR, HOST_SELECTOR, LABEL_EXPRESSION)
+STRUCTS = (
+    WORKLOAD_SELECTOR,
+    LABEL_SELECTOR,
+    CONTAINER_SELECTOR,
+    HOST_SELECTOR,
+    LABEL_EXPRESSION,
+    CONTAINER_EXPRESSION,
+)

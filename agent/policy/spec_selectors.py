@@ -164,7 +164,7 @@ CAPABILITIES_SELECTOR = Struct(
         Field(
             "isNamespaceCapability",
             BOOLEAN,
-            "Only capabilities within another user namespace than the host's count.",
+            "Capabilities within another user namespace than the host's count as well.",
             default=False,
         ),
         Field("values", ListOf(STRING), "Capabilities.", required=True, enum=CAPABILITIES, min_items=1),
@@ -217,7 +217,7 @@ KPROBE_SELECTOR = Struct(
             CAPABILITY_CHANGES_SELECTOR,
             "Capabilities that were gained or lost; all must hold.",
         ),
-        _filters("matchWorkloads", WORKLOAD_SELECTOR, "Which workloads; all must hold."),
+        Field("matchWorkloads", Ref(WORKLOAD_SELECTOR.name), "Which workloads, within those of the policy."),
         _filters("matchActions", ACTION_SELECTOR, "What a match does. Without any, it makes an event."),
         _filters("matchReturnArgs", ARG_SELECTOR, "Conditions on the value that the call returns; all must hold."),
         _filters("matchReturnActions", ACTION_SELECTOR, "What a match at the return does."),

@@ -97,4 +97,4 @@ OPTION_NAMES = (
     "override-method",
     "sleepable-preload-size",
 )
-RETURN_ARG_ACTIONS = ("TrackSock", "UntrackSock")
+RETURN_ARG_ACTIONS = ("Post", "TrackSock", "UntrackSock")

@@ -89,8 +89,9 @@ def is_label_key(text: str) -> bool:
 
 
 def is_repository(text: str) -> bool:
-    """Whether an image's name, without tag and digest, may be `text`."""
-    return len(text) <= MAX_REPOSITORY and _REPOSITORY_RE.fullmatch(text) is not None
+    """Whether an image's name, without tag and digest, may be `text`. Only a registry can have a colon."""
+    tagged = ":" in text.rpartition("/")[2]
+    return len(text) <= MAX_REPOSITORY and not tagged and _REPOSITORY_RE.fullmatch(text) is not None
 
 
 def is_identifier(text: str) -> bool:

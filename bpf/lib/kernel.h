@@ -11,6 +11,15 @@
 
 #define PG_INLINE static __always_inline
 
+/*
+ * bcc reads all of /proc/kallsyms for every call of these two that it meets, a tenth of a second each, to see whether
+ * the kernel has them. Under a name of ours it lets them be; Linux has had them since 5.5.
+ */
+static long (*pg_probe_read_user)(void *, __u32, const void *) = (void *)BPF_FUNC_probe_read_user;
+static long (*pg_probe_read_user_str)(void *, __u32, const void *) = (void *)BPF_FUNC_probe_read_user_str;
+#define bpf_probe_read_user pg_probe_read_user
+#define bpf_probe_read_user_str pg_probe_read_user_str
+
 /* A map as a helper's argument: llvm.bpf.pseudo with BPF_PSEUDO_MAP_FD becomes a map reference when the program is
  * loaded. */
 #define pg_map(name) ((void *)bpf_pseudo_fd(1, PG_FD_##name))

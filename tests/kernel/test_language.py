@@ -98,6 +98,14 @@ POLICIES = (
     document("many-posts", "many-posts", kprobes=[lseek(then_post := when("Equal", -1, then=act("Post")))] * MANY),
     document("many-texts", "many-texts", kprobes=[access(when("Equal", f"/text/{n}")) for n in range(MANY)]),
     document("many-returns", "many-returns", kprobes=[lseek(when("Equal", -1, then=act("Post")), **RETURNS)] * MANY),
+    document(
+        "many-execs",
+        "many-execs",
+        kprobes=[
+            {"call": "execve", "args": [arg(0, "string")], "selectors": [when("Equal", path)]}
+            for path in [*(f"/text/{n}" for n in range(MANY - 1)), "/bin/true"]
+        ],
+    ),
     document("workloads", "workloads", kprobes=[lseek(*WORKLOADS)]),
     document("substring", "substring", kprobes=[access(when("SubString", "needle", "pin"))]),
     document("anycase", "anycase", kprobes=[access(when("SubStringIgnCase", "NeeDle"))]),
@@ -254,6 +262,15 @@ def test_many_rules_check_a_late_text_at_the_exit(scene: Node, heard: Heard, tmp
     assert ended.killed
     (event,) = heard.all(ended.pid)
     assert (event["deferred"], values(event)) == (True, [f"/text/{number}"])
+
+
+def test_many_rules_check_a_late_path_of_an_execve(scene: Node, tmp_path: Path) -> None:
+    """Each program finds the kernel's copy of it: the caller's memory is gone."""
+    text = tmp_path / "text"
+    text.write_bytes(b"/bin/true\0")
+    with scene.container("many-execs") as group:
+        assert group.call("execve", f"f:{text}", 0, 0).killed
+        assert group.call("execve", "/bin/true", 0, 0).killed
 
 
 def test_selectors_ask_for_workloads(scene: Node) -> None:

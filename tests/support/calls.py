@@ -61,6 +61,11 @@ class MadeCall:
     arguments: tuple[Argument, ...]
     caller: int = 0
 
+    def warm(self) -> MadeCall:
+        """The same with all of its memory resident."""
+        arguments = (replace(each, cold=False) if isinstance(each, Place) else each for each in self.arguments)
+        return replace(self, arguments=tuple(arguments))
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -105,6 +110,11 @@ class Caller:
     def make(self, *calls: MadeCall) -> Done:
         found = self.tell(calls=[[NUMBERS[call.name], [*map(_encode, call.arguments)]] for call in calls])
         return Done(tuple(found["results"]), tuple(found["signals"]), tuple(found["resident"]))
+
+    def make_last(self, call: MadeCall) -> tuple[int, Done]:
+        """Has a child make a call and end. Gives the signal that ended it, 0 for none."""
+        found = self.tell(last=[NUMBERS[call.name], [*map(_encode, call.arguments)]])
+        return found["signal"], Done((0,), (), ())
 
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):

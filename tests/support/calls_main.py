@@ -6,6 +6,7 @@ A line of JSON on standard input is an order, a line on standard output its answ
     {"files": [...]}                    opens these, from FIRST_FD on; see _open
     {"unshare": flags}                  moves into new namespaces; "fork": goes on as a child
     {"drop": mask}                      gives up effective capabilities
+    {"last": [number, [argument]]}      has a child make a system call and end
     {"calls": [[number, [argument]]]}   makes system calls, in one go; an argument is a number or what _memory knows
 
 Standard signals from FIRST_SIGNAL on are blocked, so that those that a call brings can be told afterwards.
@@ -114,6 +115,18 @@ def make_calls(calls: list[Any]) -> dict[str, Any]:
     return answer
 
 
+def make_last(number: int, args: list[Any]) -> dict[str, Any]:
+    memory = Memory()
+    ready = [*map(memory.argument, args), *[0] * MAX_ARGS][:MAX_ARGS]
+    child = os.fork()
+    if not child:
+        call(number, *ready)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    memory.close()
+    return {"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}
+
+
 def _open(kind: str, path: str) -> int:
     if kind == "pipe":
         return os.pipe()[0]
@@ -165,6 +178,8 @@ def obey(order: dict[str, Any]) -> dict[str, Any]:
         return open_files(order["files"])
     if "unshare" in order:
         return unshare(order["unshare"], order["fork"])
+    if "last" in order:
+        return make_last(*order["last"])
     if "drop" in order:
         return drop(order["drop"])
     return make_calls(order["calls"])

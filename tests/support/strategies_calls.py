@@ -15,7 +15,8 @@ from agent.policy.model import Arg, Cel, FilterValue, Hook, HookKind, Policy, Ra
 from tests.support.calls import AF_INET, AF_INET6, AF_UNIX, Argument, MadeCall, Vector
 from tests.support.calls import Place as Memory
 from tests.support.calls_seen import FIRST_FIELD, MANY_SEGMENTS
-from tests.support.strategies import ADDRESSES, DESCRIPTOR, PORTS, STRING, TARGETS, TEXTS
+from tests.support.strategies import DESCRIPTOR, STRING, TARGETS
+from tests.support.strategies_filters import ADDRESSES, PORTS, TEXTS
 
 _U64 = (1 << 64) - 1
 _AT_FDCWD = -100

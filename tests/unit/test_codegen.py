@@ -86,7 +86,7 @@ def every_number() -> PointPlan:
         match(0, "NotInRange", "-5:5"),
     ]
     second = [match(2, "Mask", 6, 1), match(1, "LT", 5), match(1, "InRange", "-9:9", "100:100")]
-    cel = {"args": [0, 1], "operator": "CelExpr", "values": ["arg0 + arg1 > 7 && !(int32(arg1) == 3)"]}
+    cel = {"operator": "CelExpr", "values": ["arg0 + arg1 > 7 && !(int32(arg1) == 3)"]}
     return plan_of(
         policy(
             "p",

@@ -222,8 +222,8 @@ MINIMAL = {"kprobes": [{"call": "a"}]}
             "spec/kprobes/0/selectors/0/matchActions/0/argSig/maximum",
         ),
         (
-            kprobe(selectors=[{"matchWorkloads": [{"hostSelector": {"matchLabels": {"a": "b"}}}]}]),
-            "spec/kprobes/0/selectors/0/matchWorkloads/0/hostSelector/maxProperties",
+            kprobe(selectors=[{"matchWorkloads": {"hostSelector": {"matchLabels": {"a": "b"}}}}]),
+            "spec/kprobes/0/selectors/0/matchWorkloads/hostSelector/maxProperties",
         ),
         (policy({**MINIMAL, "loader": True}), "spec/loader/enum"),
         (policy({**MINIMAL, "hostSelector": {}}, "TracingPolicyNamespaced"), "spec/hostSelector/type null"),

@@ -71,6 +71,8 @@ FIELDS = {
     "LabelSelector": "matchLabels matchExpressions",
     "HostSelector": "matchLabels matchExpressions",
     "LabelSelectorRequirement": "key operator values",
+    "ContainerSelector": "matchLabels matchExpressions",
+    "ContainerSelectorRequirement": "key operator values",
     "Metadata": "name namespace",
 }
 ARG_TYPES = """

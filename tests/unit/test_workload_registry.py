@@ -343,13 +343,13 @@ def _scopes() -> dict[str, list[Scope]]:
 
 
 @pytest.mark.parametrize("kind", _scopes())
-def test_container_with_1024_policies_takes_less_than_1_ms(kind: str) -> None:
+def test_container_with_1024_policies_takes_less_than_3_ms(kind: str) -> None:
     registry = Registry()
     for policy, scope in enumerate(_scopes()[kind]):
         registry.add_policy(PolicyId(policy), scope)
     identities = [_identity(f"c{n}", f"pod{n}", "namespace1", app="app7") for n in range(20)]
     best = min(_cpu_time(registry, identity, number) for number, identity in enumerate(identities))
-    assert best < 0.001
+    assert best < 0.003
 
 
 def _cpu_time(registry: Registry, identity: ContainerIdentity, cgroup: int) -> float:

@@ -402,12 +402,11 @@ def _send(actions: Iterable[Action]) -> Iterator[str]:
 
 def _settle(unit: _Unit) -> Iterator[str]:
     rules = len(unit.chunk.rules)
-    awaited = unit.chunk.mask(value for _, rule in unit.returning for value in rule.reported)
     yield f"\tflags = pg_settle(call, {rules}, &signals);"
     yield from _send(action for rule in unit.chunk.rules for s in rule.selectors for action in s.actions)
     if unit.returning:
         yield "\tif (call->awaiting)"
-        yield f"\t\tcall->values |= {awaited:#x}ULL;"
+        yield f"\t\tcall->values |= {_awaited(unit):#x}ULL;"
     yield f"\tif (!(flags & PG_HIT_POST){' && !call->awaiting' if unit.returning else ''})"
     yield "\t\treturn 0;"
     yield f"\tevent = {unit.name('record')}(ctx, call, flags, when);"
@@ -416,6 +415,11 @@ def _settle(unit: _Unit) -> Iterator[str]:
     yield f"\tpg_send_hits(call, event, {rules});"
     if unit.returning:
         yield "\tcall->kept = 1;"
+
+
+def _awaited(unit: _Unit) -> int:
+    """The values that events at the return have from the entry."""
+    return unit.chunk.mask(value for _, rule in unit.returning for value in rule.reported)
 
 
 # The return.
@@ -447,8 +451,11 @@ def _returns(unit: _Unit) -> Iterator[str]:
     if names := _slot_names(unit, compared):
         yield f"\tif (!({' && '.join(names)}))"
         yield "\t\treturn;"
-    yield f"\tif (!call->kept && !{unit.name('record')}(ctx, call, 0, when))"
-    yield "\t\treturn;"
+    yield "\tif (!call->kept) {"
+    yield f"\t\tcall->values = {_awaited(unit):#x}ULL;"
+    yield f"\t\tif (!{unit.name('record')}(ctx, call, 0, when))"
+    yield "\t\t\treturn;"
+    yield "\t}"
     yield "\tcall->hits = 0;"
     yield "\tcall->values = 0;"
     for value in compared:

@@ -243,7 +243,8 @@ PG_INLINE void pg_send_hits(struct pg_call *call, struct pg_event *event, __u32 
 {
 	__u32 i;
 
-	event->error = (__s32)call->error;
+	if (call->error) /* at the return the record has that of the entry */
+		event->error = (__s32)call->error;
 	for (i = 0; i < rules; i++) {
 		struct pg_hit *hit = &call->hit[i & (PG_MAX_HITS - 1)];
 

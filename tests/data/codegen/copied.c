@@ -114,8 +114,11 @@ PG_INLINE void pg_returns_7_0(struct pg_sys_enter *ctx, struct pg_call *call, in
 	__u64 signals = 0;
 	__u32 flags;
 
-	if (!call->kept && !pg_record_7_0(ctx, call, 0, when))
-		return;
+	if (!call->kept) {
+		call->values = 0x7ULL;
+		if (!pg_record_7_0(ctx, call, 0, when))
+			return;
+	}
 	call->hits = 0;
 	call->values = 0;
 	if (call->awaiting & 0x1ULL) {

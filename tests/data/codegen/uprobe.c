@@ -95,8 +95,11 @@ PG_INLINE void pg_returns_7_0(struct pt_regs *ctx, struct pg_call *call, int whe
 	__u64 signals = 0;
 	__u32 flags;
 
-	if (!call->kept && !pg_record_7_0(ctx, call, 0, when))
-		return;
+	if (!call->kept) {
+		call->values = 0x3ULL;
+		if (!pg_record_7_0(ctx, call, 0, when))
+			return;
+	}
 	call->hits = 0;
 	call->values = 0;
 	if (call->awaiting & 0x1ULL) {

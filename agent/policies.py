@@ -33,6 +33,7 @@ from agent.kernel.rule_state import RuleState
 from agent.logs import fields
 from agent.placing import Placer, Resolved, bits_of
 from agent.policy.access import HookPoint
+from agent.policy.automaton import SubstringTooLongError
 from agent.policy.errors import PolicyErrors
 from agent.policy.lineage import LineageError, LineageNeeds, needs_of
 from agent.policy.model import Policy, PolicyKey, PolicyMode
@@ -160,7 +161,7 @@ class PolicyStore:
             fresh = [policy for policy in wanted if not self._is_in_force(policy)]
             try:
                 changes = self._put_in_force(fresh)
-            except (KernelError, PlanError, LineageError) as error:
+            except (KernelError, PlanError, LineageError, SubstringTooLongError) as error:
                 self._note_failure(fresh, str(error))
                 raise PolicyRejected(str(error)) from error
             except PolicyErrors as error:
@@ -250,7 +251,7 @@ class PolicyStore:
         lineage = self._parts.lineage.change(needs)
         try:
             return self._parts.placer.place(resolved, taken, lineage)
-        except KernelError:
+        except (KernelError, SubstringTooLongError):
             self._forget([])
             raise
 

@@ -15,11 +15,28 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from agent.policy.errors import PolicyBaseError
+
 TABLE_BYTES = 16384  # PG_AUTOMATON_BYTES: the largest that the kernel's allocator gives without asking for pages
 CLASSES = 256
 HEADER = struct.Struct("<II")  # classes, reserved
 MAX_TRANSITIONS = (TABLE_BYTES - HEADER.size - CLASSES) // 2
 FOUND = 1
+
+
+class SubstringTooLongError(PolicyBaseError):
+    """A value that no table has room for."""
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__(value)
+        self.value = value
+
+    def __str__(self) -> str:
+        size, letters = len(self.value), len(set(self.value))
+        return (
+            f"a SubString value of {size} bytes with {letters} different ones is too long: bytes times different bytes "
+            f"can be {MAX_TRANSITIONS} at most"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +48,12 @@ class Substrings:
 
 
 def split(values: Iterable[bytes], *, ignore_case: bool) -> tuple[Substrings, ...]:
-    """The values in as many walks as their tables need. Raises ValueError for a value that is too long for one."""
+    """The values in as many walks as their tables need. Raises SubstringTooLongError."""
     groups: list[list[bytes]] = [[]]
     for value in sorted({value.lower() if ignore_case else value for value in values}):
         if not _fits([*groups[-1], value]):
             if not _fits([value]):
-                raise ValueError(f"a value of {len(value)} bytes is too long to be looked for")
+                raise SubstringTooLongError(value)
             groups.append([])
         groups[-1].append(value)
     return tuple(Substrings(tuple(group), ignore_case) for group in groups if group)
@@ -58,8 +75,8 @@ def build_table(substrings: Substrings) -> bytes:
     table = bytearray(CLASSES)
     for letter, number in classes.items():
         table[letter] = number
-        if substrings.ignore_case:
-            table[ord(chr(letter).upper())] = number
+        if substrings.ignore_case:  # of ASCII alone, as bytes.lower does it
+            table[ord(bytes([letter]).upper())] = number
     words = [state for row in transitions for state in row]
     data = HEADER.pack(len(letters) + 1, 0) + bytes(table) + struct.pack(f"<{len(words)}H", *words)
     return data.ljust(TABLE_BYTES, b"\0")

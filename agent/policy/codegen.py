@@ -267,7 +267,7 @@ def _reads(unit: _Unit, found: _Found, compared: tuple[Value, ...]) -> Iterator[
         if value.type.is_number and not is_stored_number(value):
             continue
         guard = _guard(unit, found, partial(_looks_at, value), 1)
-        if any(value in rule.compared and _limits(rule) for rule in unit.chunk.rules):
+        if any(value in rule.compared and rule.has_rate for rule in unit.chunk.rules):
             guard = _selected(unit)
         yield f"\tif ({guard}) {{"
         yield from _indent(read_value(unit.chunk, value, waits), 2)
@@ -287,10 +287,6 @@ def _reads(unit: _Unit, found: _Found, compared: tuple[Value, ...]) -> Iterator[
 
 def _looks_at(value: Value, condition: Condition) -> bool:
     return value in condition.values
-
-
-def _limits(rule: Rule) -> bool:
-    return any(action.rate_ms for selector in rule.selectors for action in selector.actions)
 
 
 def _waits(unit: _Unit) -> str:
@@ -331,17 +327,33 @@ def _hit(unit: _Unit, n: int, rule: Rule, k: int, selector: Selector) -> Iterato
     flags = _flags(selector.actions)
     if not rule.returns:
         yield from _new_hit(arguments, flags, unit.chunk.mask(rule.reported), selector.actions)
-        yield from _parameters(unit, rule, selector.actions, rule.reported)
+        yield from _parameters(unit, rule, selector.actions, _hash(unit, rule.reported))
         return
     limited = any(action.rate_ms for action in selector.actions)
     flags = ["PG_HIT_AWAITS", *(flag for flag in flags if flag not in _AT_RETURN)]
     if limited or signals(selector.actions) or len(flags) > 1:
         yield from _new_hit(arguments, flags, 0, selector.actions)
-        yield from _parameters(unit, rule, selector.actions, rule.reported)
-    if posts(selector.actions) or rule.hook.hook.return_selectors:
-        if limited:
-            yield "if (!(hit->flags & PG_HIT_LIMITED))"
-        yield f"{chr(9) * limited}pg_await(call, {n}, {k});"
+        yield from _parameters(unit, rule, selector.actions, _hash(unit, rule.reported))
+    yield from _await(unit, n, rule, k, selector)
+
+
+def _await(unit: _Unit, n: int, rule: Rule, k: int, selector: Selector) -> Iterator[str]:
+    """The selectors at the return are asked even when the entry posts nothing, or not so soon again."""
+    late = rule.hook.hook.return_selectors
+    limited = any(action.rate_ms for action in selector.actions)
+    if not late:
+        if posts(selector.actions):
+            if limited:
+                yield "if (!(hit->flags & PG_HIT_LIMITED))"
+            yield f"{chr(9) * limited}pg_await(call, {n}, {k});"
+        return
+    yield f"pg_await(call, {n}, {f'{k} | (hit->flags & PG_HIT_LIMITED ? PG_WAITING_LIMITED : 0)' if limited else k});"
+    if _limits_late(rule):
+        yield f"call->hash[{n}] = {_hash(unit, rule.reported)};"
+
+
+def _limits_late(rule: Rule) -> bool:
+    return any(action.rate_ms for selector in rule.selectors for action in selector.return_actions)
 
 
 def _new_hit(arguments: str, flags: list[str], values: int, actions: tuple[Action, ...]) -> Iterator[str]:
@@ -367,12 +379,11 @@ def _flags(actions: tuple[Action, ...]) -> list[str]:
     return [name for name, holds in found.items() if holds]
 
 
-def _parameters(unit: _Unit, rule: Rule, actions: tuple[Action, ...], values: tuple[Value, ...]) -> Iterator[str]:
-    """What actions need beyond flags; the hit is at hand as `hit`."""
+def _parameters(unit: _Unit, rule: Rule, actions: tuple[Action, ...], hashed: str) -> Iterator[str]:
+    """What actions need beyond flags; the hit is at hand as `hit`. hashed: what makes two events equal."""
     for action in actions:
         if action.rate_ms:
-            terms = _hash(unit, values)
-            yield f"pg_limit(hit, {_SCOPES[action.rate_scope]}, {terms}, {action.rate_ms * 1_000_000}ULL);"
+            yield f"pg_limit(hit, {_SCOPES[action.rate_scope]}, {hashed}, {action.rate_ms * 1_000_000}ULL);"
         if action.kind is ActionKind.NOTIFY_ENFORCER:
             yield f"hit->notify_signal = {action.signal};"
         if action.kind is ActionKind.SET:
@@ -480,7 +491,8 @@ def _compared_late(rule: Rule) -> Iterator[Value]:
 def _return_selectors(unit: _Unit, n: int, rule: Rule) -> Iterator[str]:
     mask = unit.chunk.mask(rule.reported_late)
     late = rule.hook.hook.return_selectors
-    arguments = f"{rule.placed.serial}, {rule.number}, call->waiting[{n}], {rule.placed.bit}"
+    matched = f"call->waiting[{n}] & ~PG_WAITING_LIMITED"
+    arguments = f"{rule.placed.serial}, {rule.number}, {matched}, {rule.placed.bit}"
     if not late:
         yield from _indent(_new_hit(arguments, ["PG_HIT_POST", *_entry_stacks(rule)], mask, ()), 2)
         return
@@ -492,7 +504,8 @@ def _return_selectors(unit: _Unit, n: int, rule: Rule) -> Iterator[str]:
         flags = [*dict.fromkeys([*_flags(selector.return_actions), *stacks]), "PG_HIT_AT_RETURN"]
         yield from _indent(_new_hit(arguments, flags, mask, selector.return_actions), 3)
         yield f"\t\t\thit->return_selector = {k};"
-        yield from _indent(_parameters(unit, rule, selector.return_actions, ()), 3)
+        yield f"\t\t\tpg_limit_late(call, {n}, hit);"
+        yield from _indent(_parameters(unit, rule, selector.return_actions, f"call->hash[{n}]"), 3)
     yield "\t\t}"
 
 

@@ -181,7 +181,9 @@ def cel(chunk: Chunk, tree: Cel, values: Mapping[int, Value]) -> str:
         case ("!", [one]):
             return f"(!({one}))"
         case "-", [one]:
-            return f"(-({one}))"
+            return f"(__s64)(-(__u64)({one}))"
+        case (("+" | "-"), [left, right]):  # signed overflow is undefined in C, and the compiler makes use of that
+            return f"(__s64)((__u64)({left}) {tree.op} (__u64)({right}))"
     sign = {"and": "&", "or": "|", "xor": "^"}.get(tree.op, tree.op)
     return "(" + f" {sign} ".join(operands) + ")"
 

@@ -47,8 +47,8 @@ def lineage_condition(condition: BinaryFilter, table: LineageTable, *, of_parent
 
 
 def namespace_condition(condition: NamespaceFilter, host: Mapping[NamespaceType, int]) -> str:
-    """host: inode numbers of the host's namespaces, where this kernel has them."""
-    values = (*condition.values, *([host[condition.namespace]] if condition.host else []))
+    """host: inode numbers of the host's namespaces. Of a type that this kernel lacks everybody is in the same, 0."""
+    values = (*condition.values, *([host.get(condition.namespace, 0)] if condition.host else []))
     found = _any(f"pg_ns_inum({_NAMESPACES[condition.namespace]})", values)
     return f"!({found})" if condition.operator.negative else found
 

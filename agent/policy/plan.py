@@ -107,9 +107,13 @@ class Rule:
     def compared(self) -> tuple[Value, ...]:
         """The values that its selectors' filters look at, at the entry."""
         filters = (f for selector in self.selectors for f in filtered(self, selector))
-        limited = any(a.rate_ms for s in self.selectors for a in s.actions)
         found = [value for values in filters for value in values[1]]
-        return tuple(dict.fromkeys([*found, *(self.reported if limited else ())]))
+        return tuple(dict.fromkeys([*found, *(self.reported if self.has_rate else ())]))
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether events may come too soon after equal ones, so that what they report is known before they are made."""
+        return any(a.rate_ms for s in self.selectors for a in (*s.actions, *s.return_actions))
 
     @property
     def weight(self) -> int:

@@ -104,6 +104,13 @@ PG_INLINE void pg_await(struct pg_call *call, __u32 rule, __u16 selector)
 	call->waiting[rule] = selector;
 }
 
+/* Of a rule that waits, and whose event at the entry would have come too soon: it makes none at the return either. */
+PG_INLINE void pg_limit_late(const struct pg_call *call, __u32 rule, struct pg_hit *hit)
+{
+	if (call->waiting[rule] & PG_WAITING_LIMITED)
+		hit->flags |= PG_HIT_LIMITED;
+}
+
 PG_INLINE long pg_signal(__u32 signal)
 {
 	long error = bpf_send_signal(signal);

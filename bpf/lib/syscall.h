@@ -101,6 +101,7 @@ PG_INLINE void pg_keep_return(struct pg_call *call, const struct pg_event *event
 	value->rules = call->awaiting;
 	value->size = size;
 	__builtin_memcpy(value->waiting, call->waiting, sizeof(value->waiting));
+	bpf_probe_read_kernel(value->hash, sizeof(value->hash), call->hash);
 	if (event && size) {
 		pg_opaque(size);
 		size &= PG_RETURN_DATA * 2 - 1;
@@ -130,6 +131,7 @@ PG_INLINE void pg_take_return(struct pg_call *call, const struct pg_return_key *
 		return;
 	call->awaiting = value->rules;
 	__builtin_memcpy(call->waiting, value->waiting, sizeof(call->waiting));
+	bpf_probe_read_kernel(call->hash, sizeof(call->hash), value->hash);
 	size = value->size;
 	pg_opaque(size);
 	size &= PG_RETURN_DATA * 2 - 1;

@@ -35,6 +35,8 @@
 #define PG_HIT_SET_FAILED 512 /* the process's memory could not be written */
 #define PG_HIT_AWAITS 1024    /* its event comes at the return */
 
+#define PG_WAITING_LIMITED 0x8000 /* no event: one came too soon before */
+
 struct pg_hit {
 	__u32 policy; /* the agent's serial number of it: never used again */
 	__u16 rule;
@@ -70,10 +72,12 @@ struct pg_call {
 	__u32 again;	/* at the exit: rules changed since the entry, those that wait are found anew */
 	__u32 kept;	/* at the exit: the record has the entry's part already */
 	__u32 slot;	/* of the program that goes on: from memory, so that no jump to it is built into this one */
-	__u16 waiting[PG_MAX_HITS]; /* of the rules that wait: the selector that matched at the entry */
+	__u16 waiting[PG_MAX_HITS]; /* of the rules that wait: the selector that matched at the entry,
+				       PG_WAITING_LIMITED */
+	__u64 hash[PG_MAX_HITS];    /* of the rules that wait: of what they report, where a rate is asked for */
 	struct pg_hit hit[PG_MAX_HITS];
 };
-_Static_assert(sizeof(struct pg_call) == 232 + 8 * PG_INPUTS + 8 * PG_NUMBERS + 42 * PG_MAX_HITS, "calls value");
+_Static_assert(sizeof(struct pg_call) == 232 + 8 * PG_INPUTS + 8 * PG_NUMBERS + 50 * PG_MAX_HITS, "calls value");
 
 PG_INLINE struct pg_call *pg_call_of(__u32 context)
 {

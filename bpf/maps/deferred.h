@@ -47,10 +47,11 @@ _Static_assert(sizeof(struct pg_awaited) == 104, "awaited value");
 struct pg_return {
 	__u64 rules; /* bit n: rule n of the chunk */
 	__u16 waiting[PG_MAX_HITS];
+	__u64 hash[PG_MAX_HITS];
 	__u32 size; /* of the event so far; 0: it is too large to be kept */
 	__u32 reserved;
 	char event[PG_RETURN_DATA];
 };
-_Static_assert(sizeof(struct pg_return) == 16 + 2 * PG_MAX_HITS + PG_RETURN_DATA, "returns value");
+_Static_assert(sizeof(struct pg_return) == 16 + 10 * PG_MAX_HITS + PG_RETURN_DATA, "returns value");
 
 #endif

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -180,20 +181,25 @@ def with_lineage(facts: CallerFacts, predicates: frozenset[Predicate]) -> Proces
     """The process with what it and its ancestors have met, of these."""
     own = facts.process.binary.data if facts.process.binary else b""
     above = frozenset(p for p in predicates if _meets(p, facts.ancestors, facts.ancestor_pids))
-    mine = frozenset(p for p in predicates if _meets(p, (own,), (facts.process.pid,)))
-    return replace(facts.process, lineage=Lineage(above | mine), parent_lineage=Lineage(above))
+    pids = (facts.process.pid, *facts.ancestor_pids)
+    line = frozenset(p for p in predicates if _meets(p, (own, *facts.ancestors), pids))
+    return replace(facts.process, lineage=Lineage(line), parent_lineage=Lineage(above))
 
 
 def _meets(predicate: Predicate, binaries: tuple[bytes, ...], pids: tuple[int, ...]) -> bool:
+    """Any of a line of processes, the youngest first. Numbers of a pid namespace mean nothing in another one."""
     if isinstance(predicate, BinaryPredicate):
         return any(predicate.holds(binary) for binary in binaries)
-    numbers = [(pid, _namespace_pid(pid)) for pid in pids]
-    return any(predicate.holds(pid, inner) for pid, inner in numbers)
+    numbers = [_numbers(pid) for pid in pids]
+    if predicate.namespace_pid:
+        numbers = list(takewhile(lambda each: len(each) == len(numbers[0]), numbers))
+    return any(predicate.holds(each[0], each[-1]) for each in numbers)
 
 
-def _namespace_pid(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[-1])
+def _numbers(pid: int) -> list[int]:
+    """In every pid namespace that it is in, the test's own first."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return [int(number) for line in lines if line.startswith("NSpid:") for number in line.split()[1:]]
 
 
 @contextmanager

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.policy.automaton import CLASSES, FOUND, HEADER, TABLE_BYTES, Substrings, build_table, split
+from agent.policy.automaton import (
+    CLASSES,
+    FOUND,
+    HEADER,
+    TABLE_BYTES,
+    Substrings,
+    SubstringTooLongError,
+    build_table,
+    split,
+)
 
 FIRST = (HEADER.size + CLASSES) // 2  # PG_AUTOMATON_FIRST of bpf/lib/automaton.h
 
@@ -83,5 +92,5 @@ def test_a_value_that_is_too_long_for_a_table_is_refused(letters_: int, longest:
     alphabet = bytes(range(1, letters_ + 1))
     text = (alphabet * 5000)[: longest + 1]
     assert finds([text[:longest]], b"\xff" + text)
-    with pytest.raises(ValueError, match=f"a value of {longest + 1} bytes is too long to be looked for"):
+    with pytest.raises(SubstringTooLongError, match=f"a SubString value of {longest + 1} bytes .* is too long"):
         split([text], ignore_case=False)

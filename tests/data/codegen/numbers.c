@@ -45,7 +45,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 			pg_hit(call, 100, 0, 0, 0, PG_HIT_POST, 0x7ULL, 0x200ULL);
 		} else if (((((__u64)((__u64)(__u32)call->in[2]) & 0x6ULL) || ((__u64)((__u64)(__u32)call->in[2]) & 0x1ULL))) && ((((__s64)((__s64)call->in[1]) < 5LL))) && ((((__s64)((__s64)call->in[1]) >= -9LL && (__s64)((__s64)call->in[1]) <= 9LL) || ((__s64)((__s64)call->in[1]) >= 100LL && (__s64)((__s64)call->in[1]) <= 100LL)))) {
 			pg_hit(call, 100, 0, 1, 0, 0, 0x7ULL, 0x100ULL);
-		} else if (((((((__s64)((__s64)((__s64)(__s32)call->in[0])) + (__s64)((__s64)((__s64)call->in[1]))) > (7LL)) && (!(((__s64)(__s32)((__s64)((__s64)((__s64)call->in[1]))) == (3LL)))))))) {
+		} else if ((((((__s64)((__u64)((__s64)((__s64)((__s64)(__s32)call->in[0]))) + (__u64)((__s64)((__s64)((__s64)call->in[1])))) > (7LL)) && (!(((__s64)(__s32)((__s64)((__s64)((__s64)call->in[1]))) == (3LL)))))))) {
 			pg_hit(call, 100, 0, 2, 0, PG_HIT_POST, 0x7ULL, 0x0ULL);
 		} else if ((!((({ int found = 0; switch ((__u64)((__u64)(__u32)call->in[2])) { case 0ULL: case 1ULL: case 2ULL: case 3ULL: case 4ULL: found = 1; } found; }))))) {
 			pg_hit(call, 100, 0, 3, 0, PG_HIT_POST, 0x7ULL, 0x0ULL);

@@ -104,8 +104,9 @@ PG_INLINE void pg_returns_7_0(struct pt_regs *ctx, struct pg_call *call, int whe
 	call->values = 0;
 	if (call->awaiting & 0x1ULL) {
 		if (((((__s64)((__u64)call->ret) > 100LL)))) {
-			struct pg_hit *hit = pg_hit(call, 100, 0, call->waiting[0], 0, PG_HIT_POST | PG_HIT_AT_RETURN, 0x4ULL, 0x100ULL);
+			struct pg_hit *hit = pg_hit(call, 100, 0, call->waiting[0] & ~PG_WAITING_LIMITED, 0, PG_HIT_POST | PG_HIT_AT_RETURN, 0x4ULL, 0x100ULL);
 			hit->return_selector = 0;
+			pg_limit_late(call, 0, hit);
 		}
 	}
 	flags = pg_settle(call, 1, &signals);

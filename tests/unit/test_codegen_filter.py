@@ -69,7 +69,7 @@ def holds(each: ArgFilter, number: int) -> bool:
     return any(map(meets, each.values)) is not each.operator.negative
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(number_filters(), min_size=20, max_size=40))
 def test_numbers_are_compared_as_python_does(
     tmp_path_factory: pytest.TempPathFactory, wanted: list[tuple[ArgType, ArgFilter, int]]
@@ -122,7 +122,7 @@ def test_a_system_calls_number_has_its_table() -> None:
     assert "pg_syscall_of((__u64)((__u64)call->in[0])) == 2ULL" in text
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(trees, signed64, signed64), min_size=10, max_size=20))
 def test_expressions_are_those_of_64_bit_arithmetic(
     tmp_path_factory: pytest.TempPathFactory, wanted: list[tuple[Cel, int, int]]

@@ -51,7 +51,7 @@ def test_unsigned_constants_are_unsigned() -> None:
 widths = st.tuples(st.sampled_from((1, 2, 4, 8)), st.booleans(), st.integers(0, (1 << 64) - 1))
 
 
-@settings(max_examples=5)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(widths, min_size=20, max_size=40))
 def test_numbers_are_extended_from_their_width(tmp_path_factory: Any, wanted: list[tuple[int, bool, int]]) -> None:
     folder = tmp_path_factory.mktemp("cast")
@@ -106,7 +106,7 @@ bit_fields = st.integers(0, 63).flatmap(
 )
 
 
-@settings(max_examples=5)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(bit_fields, min_size=20, max_size=40))
 def test_bit_fields_are_cut_out(tmp_path_factory: Any, wanted: list[tuple[int, int, bool, int]]) -> None:
     """What pg_load gives is a whole word; the statements after it cut the field out."""

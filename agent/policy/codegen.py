@@ -593,6 +593,8 @@ def _next(unit: _Unit, side: Side) -> Iterator[str]:
         yield f"\tcall->place = {_place(unit, side, following)};"
         yield f"\tpg_once(call->slot) = {slots[following]};"
         yield f"\tpg_tail_call(ctx, {_SLOTS[unit.plan.point.kind]}, pg_once(call->slot));"
+    elif side is Side.EXIT and unit.plan.is_exec:
+        yield "\tpg_forget_exec_string();"
     yield "\tpg_release(call);"
     yield "\treturn 0;"
     yield "}"

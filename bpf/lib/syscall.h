@@ -62,21 +62,28 @@ PG_INLINE int pg_unreadable(long error, __u64 address, int waits)
 	return waits;
 }
 
-/* The path of a successful execve is in no user memory any more: bpf/base/base.c kept the kernel's copy. */
+/* The path of a successful execve is in no user memory any more: bpf/base/base.c kept the kernel's copy, for all
+ * programs of the hook point. */
 PG_INLINE long pg_read_exec_string(struct pg_string *out)
 {
 	__u64 key = bpf_get_current_pid_tgid();
 	struct pg_exec_text *text = pg_lookup(exec_text, &key);
 	long n = -2;
 
-	if (text) {
+	if (text)
 		n = bpf_probe_read_kernel_str(out->data, PG_STRING_MAX + 1, text->data);
-		pg_delete(exec_text, &key);
-	}
 	out->flags = n < 1 ? PG_STRING_UNREADABLE : 0;
 	out->len = n < 1 ? 0 : n - 1;
 	out->mode = 0;
 	return n < 0 ? n : 0;
+}
+
+/* The last program of the hook point has checked it. */
+PG_INLINE void pg_forget_exec_string(void)
+{
+	__u64 key = bpf_get_current_pid_tgid();
+
+	pg_delete(exec_text, &key);
 }
 
 PG_INLINE void pg_return_lost(long error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,10 @@ class Subject:
 
     def do(self, line: str) -> str:
         """What it prints; nothing when it has ended."""
-        self.say(line)
+        try:
+            self.say(line)
+        except BrokenPipeError:
+            return ""
         return self._read()
 
     def stop_storm(self) -> tuple[int, int]:
@@ -77,18 +80,22 @@ class Subject:
     def end(self) -> int:
         """Its status."""
         try:
-            assert self._process.stdin
-            self._process.stdin.close()
+            self._close_input()
             return self._process.wait(20)
         finally:
             self.close()
 
+    def _close_input(self) -> None:
+        assert self._process.stdin
+        with suppress(BrokenPipeError):  # what it did not read any more goes with it
+            self._process.stdin.close()
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                pipe.close()
+        self._close_input()
+        if self._process.stdout:
+            self._process.stdout.close()
 
 
 @contextmanager

@@ -123,6 +123,7 @@ int pg_exit_7_0(struct pg_sys_exit *ctx)
 	call->policies[0] = p[0];
 	if (call->first <= 0 || call->again)
 		pg_rules_7_0((void *)ctx, call, when);
+	pg_forget_exec_string();
 	pg_release(call);
 	return 0;
 }

@@ -115,7 +115,7 @@ static void obey(const char *word, long number, const char *text)
 
 int main(void)
 {
-	char line[256], word[32] = "", text[128];
+	char line[256], word[32], text[128];
 	long number;
 
 	signal(SIGUSR1, count);
@@ -124,7 +124,7 @@ int main(void)
 	puts("ready");
 	while (fgets(line, sizeof(line), stdin)) {
 		number = 0;
-		text[0] = 0;
+		word[0] = text[0] = 0;
 		if (sscanf(line, "%31s %ld %127s", word, &number, text) < 2)
 			sscanf(line, "%*s %127s", text);
 		obey(word, number, text);

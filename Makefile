@@ -37,6 +37,7 @@ lint: setup ## check style, types, import directions, scripts, C formatting, gen
 	shellcheck $(SCRIPTS)
 	clang-format --dry-run -Werror $(C_SOURCES)
 	$(PYTHON) tools/gen_proto.py --check
+	$(PYTHON) tools/gen_policy_docs.py --check
 
 fmt: setup ## format the sources in place
 	.venv/bin/ruff check --fix-only .

@@ -27,7 +27,8 @@ from agent.children import Child
 from agent.control import SERVICE as CONTROL_SERVICE
 from agent.control import ControlEndpoint
 from agent.cri.client import CriClient, find_socket
-from agent.events.feed import Feed, Ring, policy_message, workload_message
+from agent.events.feed import Feed, Ring, policy_message
+from agent.events.messages import workload_message
 from agent.events.ring import RingBuffer
 from agent.hooks.announced import AnnouncedStarts
 from agent.hooks.calls import Service
@@ -47,20 +48,25 @@ from agent.kernel.cgroup_path import find_announced
 from agent.kernel.doors import DoorPolicy, Doors, Treatment
 from agent.kernel.errors import CgroupError
 from agent.kernel.headers import HeaderError, ensure_tree
-from agent.kernel.hookpoints import HookPoints
+from agent.kernel.hookpoints import open_hookpoints
 from agent.kernel.layout import NOTICE_RING, map_specs
+from agent.kernel.lineage import Lineage
 from agent.kernel.loader import Loader, LoaderLimits
 from agent.kernel.maps import Bindings, Maps, drop_dead_calls, possible_cpus, read_counters, read_errors
 from agent.kernel.mounts import cgroup2_root, ensure_bpffs, ensure_tracefs, release_bpffs, unmount
+from agent.kernel.node_facts import NodeFacts
 from agent.kernel.pins import DEFAULT_DIRECTORY, Pins
 from agent.kernel.previous import calm_doors, find_left, take_over
-from agent.kernel.tracepoint import Tracepoints
+from agent.kernel.process_scan import read_host_namespaces
+from agent.kernel.rule_state import RuleState
 from agent.logs import fields
-from agent.policies import Entry, PolicyRejected, PolicyStore
+from agent.placing import Placer
+from agent.policies import Entry, PolicyRejected, PolicyStore, StoreParts
+from agent.policy.codegen_text import text_condition
 from agent.policy.errors import PolicyErrors
 from agent.policy.model import Policy
 from agent.policy.reader import parse_policies
-from agent.status import coverage, own_stages, read_rss, reported_stages
+from agent.status import coverage, hook_status, own_stages, read_rss, reported_stages
 from agent.workload.registry import Record
 from rthook.held import release_all, release_stale
 
@@ -83,6 +89,7 @@ PARTS = (
     ("_doorkeeper", "stop"),
     ("_reconciler", "stop"),
     ("_hookpoints", "close"),
+    ("_lineage", "close"),
     ("_base", "close"),
     ("_feed", "close"),
     ("_cri", "close"),
@@ -107,6 +114,7 @@ class Config:
     hook_binary: Path = HOOK_BINARY
     own_namespace: str | None = None
     grpc_addresses: tuple[str, ...] = ()
+    allow_lookups: bool = False
 
 
 class StartError(Exception):
@@ -118,7 +126,7 @@ class Agent:
         self._config = config
         self._mounted_tracefs = False
         self._found_previous = False
-        self._lost = self._missed = self._sweeps = self._lists = 0
+        self._lost = self._missed = self._sweeps = self._lists = self._unrecorded = 0
         self._grpc: Child | None = None
         self._lock_file = -1
 
@@ -147,7 +155,17 @@ class Agent:
         self._start_kernel()
         self._start_events()
         self._start_doors()
-        self._store = PolicyStore(self._hookpoints, self._gate, self._feed)
+        self._store = PolicyStore(
+            StoreParts(
+                self._hookpoints,
+                self._gate,
+                self._feed,
+                RuleState(self._maps),
+                self._lineage,
+                Placer(read_host_namespaces()),
+                partial(NodeFacts, self._tracefs),
+            )
+        )
         self._load_directory()
         self._offer_quarantine()
         self._start_server()
@@ -205,14 +223,16 @@ class Agent:
         self._finder = CgroupFinder(root)
         self._base.check_identity(self._maps, self._finder)
         self._root = root
-        self._hookpoints = HookPoints(self._loader, Tracepoints(tracefs), self._maps.fileno("slots"), self._pins.links)
+        self._hookpoints = open_hookpoints(self._loader, self._maps, tracefs, self._pins.links)
+        self._lineage = Lineage(self._loader, self._maps, text_condition)
 
     def _start_events(self) -> None:
         self._cpus = possible_cpus()
         listener = listen(self._config.run_dir / "events.sock")
         ring = Ring(self._maps.fileno("events"), self._config.ring_bytes)
         holds = self._config.doors.treatment is Treatment.HOLD
-        self._feed = Feed(ring, listener, self._snapshot, self._config.pin_dir if holds else None)
+        guarded = self._config.pin_dir if holds else None
+        self._feed = Feed(ring, listener, self._snapshot, guarded, self._config.allow_lookups)
         self._gate = Gate(self._bindings, self._finder, self._root, self._feed)
         self._feed.start()
 
@@ -391,9 +411,15 @@ class Agent:
 
     def _drop_dead_calls(self) -> None:
         drop_dead_calls(self._maps, lambda thread: Path(f"/proc/{thread}").exists())
+        self._store.settle()
 
     def _report_losses(self) -> None:
-        lost = read_counters(self._maps, self._cpus)["events_lost"]
+        counters = read_counters(self._maps, self._cpus)
+        lost, unrecorded = counters["events_lost"], counters["lineage_full"]
+        if unrecorded > self._unrecorded:
+            self._unrecorded = unrecorded
+            settled = self._store.settle_lineage()
+            log.warning("processes whose ancestors nobody knows: the map was full", extra=fields(processes=settled))
         if lost > self._lost:
             log.warning("events lost: the ring was full", extra=fields(count=lost - self._lost))
             self._feed.events_lost(lost - self._lost)
@@ -417,9 +443,9 @@ class Agent:
             bindings=len(self._bindings.cgroups()),
             policies=len(self._store.placed()),
             outcomes=self._gate.outcomes,
-            counters=read_counters(self._maps, self._cpus),
+            counters=read_counters(self._maps, self._cpus) | self._feed.counters,
             failed_helpers=failures,
-            system_calls=self._hookpoints.syscalls(),
+            hooks=map(hook_status, self._hookpoints.describe()),
             events_pid=self._feed.pid,
             missed_calls=self._hookpoints.missed(),
             events_restarts=self._feed.restarts,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -98,6 +99,11 @@ def check_ring(_context: click.Context, _parameter: click.Parameter, kib: int) -
     help="Serve the upstream RuntimeHook interface: unix:///PATH or a loopback address with port. May be repeated.",
 )
 @click.option(
+    "--allow-lookups/--no-allow-lookups",
+    default=False,
+    help="Carry out the actions GetUrl and DnsLookup: the event process asks what policies name.",
+)
+@click.option(
     "--nice", type=click.IntRange(-20, 19), default=-10, help="Scheduling priority; starts wait for the agent."
 )
 @click.option(
@@ -122,6 +128,7 @@ def main(
     hook_binary: Path,
     own_namespace: str | None,
     grpc_address: tuple[str, ...],
+    allow_lookups: bool,
     nice: int,
     realtime: bool,
     log_file: str | None,
@@ -134,6 +141,7 @@ def main(
     the log says why.
     """
     _configure(log_file, log_level, nice)
+    raise_file_limit()
     limits = LoaderLimits(loader_deadline, loader_memory << 20)
     doors = DoorPolicy(
         Treatment[unannounced.upper()], Fallback[hold_fallback.upper()], deadline_s=hold_deadline, apart=True
@@ -153,6 +161,7 @@ def main(
         hook_binary=hook_binary,
         own_namespace=own_namespace or find_own_namespace(),
         grpc_addresses=grpc_address,
+        allow_lookups=allow_lookups,
     )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -163,6 +172,12 @@ def main(
         log.error("cannot start", extra=fields(error=str(error)))
         click.echo(f"podgate-agent: {error}", err=True)
         sys.exit(1)
+
+
+def raise_file_limit() -> None:
+    """As far as this process may: a hook point needs two descriptors, and two more while its rules change."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def find_own_namespace() -> str | None:

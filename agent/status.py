@@ -10,6 +10,8 @@ from pathlib import Path
 from agent.api import control_pb2
 from agent.hooks.doorkeeper import Doorkeeper
 from agent.hooks.gate import Gate
+from agent.kernel.hookpoints import PointStatus
+from agent.policy.plan import str_point
 from agent.workload.identity import Door
 from rthook.api import hook_pb2
 from rthook.latency import BUCKETS, StageStats
@@ -28,6 +30,17 @@ def coverage(gate: Gate, doorkeeper: Doorkeeper) -> float | None:
     announced = sum(gate.starts[door] for door in ANNOUNCED)
     missed = sum(count for outcome, count in dict(doorkeeper.outcomes).items() if outcome in MISSED)
     return announced / (announced + missed) if announced + missed else None
+
+
+def hook_status(status: PointStatus) -> control_pb2.HookStatus:
+    return control_pb2.HookStatus(
+        kind=status.point.kind.value,
+        name=str_point(status.point),
+        through=status.through,
+        programs=status.programs,
+        instructions=status.instructions,
+        missed=status.missed,
+    )
 
 
 def own_stages(stages: Mapping[str, StageStats]) -> list[control_pb2.Stage]:

@@ -91,7 +91,7 @@ class Bench:
         self.samples.add(Case(Call.HOOKED.name.lower(), POST, SELECTED), batches)
         self.lost += agent.control.status().counters["events_lost"]
         agent.control.delete(POSTING, SELECTED)
-        wait_until(lambda: not agent.control.status().system_calls, BOUND_S, "no hooked call")
+        wait_until(lambda: not agent.control.status().hooks, BOUND_S, "no hooked call")
 
 
 def count_others() -> int:

@@ -5,6 +5,7 @@ A runtime is trusted with the node, but a field that is missing or huge means th
 container is rejected with the reason, not bound by guess.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,8 +21,13 @@ MAX_PATH = 4096
 MAX_LABELS_SIZE = 256 << 10
 # The kernel's PID_MAX_LIMIT on 64 bits (include/linux/threads.h).
 MAX_PID = 4 << 20
-# Where runtimes before NRI 0.12 tell the image: containerd's and cri-o's annotation.
-IMAGE_ANNOTATIONS = ("io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName")
+# Where runtimes before NRI 0.12 tell the image. cri-o copies a pod's own annotations to its containers, and writes its
+# keys over them: containerd's key counts only where cri-o's id is not the container's own, which no pod's author knows.
+CONTAINERD_IMAGES = ("io.kubernetes.cri.image-name",)
+CRIO_IMAGES = ("io.kubernetes.cri-o.ImageName", "io.kubernetes.cri-o.Image")
+CRIO_ID = "io.kubernetes.cri-o.ContainerID"
+# What kubelets ask for is an image's id, and runtimes may tell just that: containerd's form, and cri-o's digits alone.
+IMAGE_ID = re.compile(r"sha(?:256|384|512):[0-9a-f]*|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +109,12 @@ def parse_pod(pod: nri_pb2.PodSandbox) -> hook_pb2.Container | Rejection:
 
 
 def find_image(container: nri_pb2.Container) -> str:
-    """The image's reference, empty if the runtime does not tell."""
-    candidates = [container.image.name, *(container.annotations.get(key, "") for key in IMAGE_ANNOTATIONS)]
-    return next(filter(None, candidates), "")
+    """The image's name, else its id, empty if the runtime does not tell."""
+    is_crio = container.annotations.get(CRIO_ID) == container.id
+    keys = CRIO_IMAGES if is_crio else CONTAINERD_IMAGES
+    told = [container.image.name, *(container.annotations.get(key, "") for key in keys)]
+    names = (text for text in told if text and not IMAGE_ID.fullmatch(text))
+    return next(names, next(filter(None, told), ""))
 
 
 def find_fault(container: hook_pb2.Container) -> str | None:

@@ -9,12 +9,30 @@ from typing import Any as _Any
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AddPoliciesRequest(_message.Message):
-    __slots__ = ("file", "text")
+    __slots__ = ("file", "text", "mode")
     FILE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
     file: str
     text: bytes
-    def __init__(self, file: _Optional[str] = ..., text: _Optional[bytes] = ...) -> None: ...
+    mode: str
+    def __init__(self, file: _Optional[str] = ..., text: _Optional[bytes] = ..., mode: _Optional[str] = ...) -> None: ...
+
+class SetPolicyModeRequest(_message.Message):
+    __slots__ = ("name", "namespace", "mode")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    namespace: str
+    mode: str
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., mode: _Optional[str] = ...) -> None: ...
+
+class SetPolicyModeResponse(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: PolicyStatus
+    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class AddPoliciesResponse(_message.Message):
     __slots__ = ("policies",)
@@ -47,34 +65,86 @@ class ListPoliciesResponse(_message.Message):
     def __init__(self, policies: _Optional[_Iterable[_Union[PolicyStatus, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class PolicyStatus(_message.Message):
-    __slots__ = ("name", "namespace", "kind", "state", "error", "system_calls", "containers", "notes", "source", "change", "milliseconds")
+    __slots__ = ("name", "namespace", "kind", "state", "error", "hooks", "containers", "notes", "source", "change", "milliseconds", "mode", "actions", "selectors", "id")
+    class ActionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
-    SYSTEM_CALLS_FIELD_NUMBER: _ClassVar[int]
+    HOOKS_FIELD_NUMBER: _ClassVar[int]
     CONTAINERS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     CHANGE_FIELD_NUMBER: _ClassVar[int]
     MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    SELECTORS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     namespace: str
     kind: str
     state: str
     error: str
-    system_calls: _containers.RepeatedScalarFieldContainer[str]
+    hooks: _containers.RepeatedScalarFieldContainer[str]
     containers: int
     notes: _containers.RepeatedScalarFieldContainer[str]
     source: str
     change: str
     milliseconds: int
-    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., system_calls: _Optional[_Iterable[str]] = ..., containers: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., change: _Optional[str] = ..., milliseconds: _Optional[int] = ...) -> None: ...
+    mode: str
+    actions: _containers.ScalarMap[str, int]
+    selectors: _containers.RepeatedCompositeFieldContainer[SelectorStatus]
+    id: int
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., hooks: _Optional[_Iterable[str]] = ..., containers: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., change: _Optional[str] = ..., milliseconds: _Optional[int] = ..., mode: _Optional[str] = ..., actions: _Optional[_Mapping[str, int]] = ..., selectors: _Optional[_Iterable[_Union[SelectorStatus, _Mapping[str, _Any]]]] = ..., id: _Optional[int] = ...) -> None: ...
+
+class SelectorStatus(_message.Message):
+    __slots__ = ("function", "selector", "label", "at_return", "actions")
+    class ActionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    SELECTOR_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    AT_RETURN_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    function: str
+    selector: int
+    label: str
+    at_return: bool
+    actions: _containers.ScalarMap[str, int]
+    def __init__(self, function: _Optional[str] = ..., selector: _Optional[int] = ..., label: _Optional[str] = ..., at_return: _Optional[bool] = ..., actions: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class HookStatus(_message.Message):
+    __slots__ = ("kind", "name", "through", "programs", "instructions", "missed")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    THROUGH_FIELD_NUMBER: _ClassVar[int]
+    PROGRAMS_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    name: str
+    through: _containers.RepeatedScalarFieldContainer[str]
+    programs: int
+    instructions: int
+    missed: int
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., through: _Optional[_Iterable[str]] = ..., programs: _Optional[int] = ..., instructions: _Optional[int] = ..., missed: _Optional[int] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("site", "error", "count")
@@ -87,7 +157,7 @@ class Failure(_message.Message):
     def __init__(self, site: _Optional[str] = ..., error: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("pid", "version", "containers", "bindings", "policies", "outcomes", "counters", "failed_helpers", "system_calls", "events_pid", "missed_calls", "rss_bytes", "events_restarts", "starts", "unannounced", "hook_coverage_ratio", "stages", "reconciled", "quarantined", "unannounced_treatment", "cri_socket", "decided_without_agent", "sandboxes")
+    __slots__ = ("pid", "version", "containers", "bindings", "policies", "outcomes", "counters", "failed_helpers", "hooks", "events_pid", "missed_calls", "rss_bytes", "events_restarts", "starts", "unannounced", "hook_coverage_ratio", "stages", "reconciled", "quarantined", "unannounced_treatment", "cri_socket", "decided_without_agent", "sandboxes")
     class OutcomesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -138,7 +208,7 @@ class GetStatusResponse(_message.Message):
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     FAILED_HELPERS_FIELD_NUMBER: _ClassVar[int]
-    SYSTEM_CALLS_FIELD_NUMBER: _ClassVar[int]
+    HOOKS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_PID_FIELD_NUMBER: _ClassVar[int]
     MISSED_CALLS_FIELD_NUMBER: _ClassVar[int]
     RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -161,7 +231,7 @@ class GetStatusResponse(_message.Message):
     outcomes: _containers.ScalarMap[str, int]
     counters: _containers.ScalarMap[str, int]
     failed_helpers: _containers.RepeatedCompositeFieldContainer[Failure]
-    system_calls: _containers.RepeatedScalarFieldContainer[str]
+    hooks: _containers.RepeatedCompositeFieldContainer[HookStatus]
     events_pid: int
     missed_calls: int
     rss_bytes: int
@@ -176,7 +246,7 @@ class GetStatusResponse(_message.Message):
     cri_socket: str
     decided_without_agent: _containers.ScalarMap[str, int]
     sandboxes: int
-    def __init__(self, pid: _Optional[int] = ..., version: _Optional[str] = ..., containers: _Optional[int] = ..., bindings: _Optional[int] = ..., policies: _Optional[int] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., counters: _Optional[_Mapping[str, int]] = ..., failed_helpers: _Optional[_Iterable[_Union[Failure, _Mapping[str, _Any]]]] = ..., system_calls: _Optional[_Iterable[str]] = ..., events_pid: _Optional[int] = ..., missed_calls: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., events_restarts: _Optional[int] = ..., starts: _Optional[_Mapping[str, int]] = ..., unannounced: _Optional[_Mapping[str, int]] = ..., hook_coverage_ratio: _Optional[float] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping[str, _Any]]]] = ..., reconciled: _Optional[_Mapping[str, int]] = ..., quarantined: _Optional[int] = ..., unannounced_treatment: _Optional[str] = ..., cri_socket: _Optional[str] = ..., decided_without_agent: _Optional[_Mapping[str, int]] = ..., sandboxes: _Optional[int] = ...) -> None: ...
+    def __init__(self, pid: _Optional[int] = ..., version: _Optional[str] = ..., containers: _Optional[int] = ..., bindings: _Optional[int] = ..., policies: _Optional[int] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., counters: _Optional[_Mapping[str, int]] = ..., failed_helpers: _Optional[_Iterable[_Union[Failure, _Mapping[str, _Any]]]] = ..., hooks: _Optional[_Iterable[_Union[HookStatus, _Mapping[str, _Any]]]] = ..., events_pid: _Optional[int] = ..., missed_calls: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., events_restarts: _Optional[int] = ..., starts: _Optional[_Mapping[str, int]] = ..., unannounced: _Optional[_Mapping[str, int]] = ..., hook_coverage_ratio: _Optional[float] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping[str, _Any]]]] = ..., reconciled: _Optional[_Mapping[str, int]] = ..., quarantined: _Optional[int] = ..., unannounced_treatment: _Optional[str] = ..., cri_socket: _Optional[str] = ..., decided_without_agent: _Optional[_Mapping[str, int]] = ..., sandboxes: _Optional[int] = ...) -> None: ...
 
 class Stage(_message.Message):
     __slots__ = ("door", "stage", "count", "p50_us", "p99_us", "max_us", "timeout_us", "headroom_us", "last_success_us", "outcomes", "buckets", "sum_us")

@@ -28,9 +28,15 @@ class ControlClient:
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / "agent.sock"
 
-    def add(self, file: str, text: bytes) -> control_pb2.AddPoliciesResponse:
-        request = control_pb2.AddPoliciesRequest(file=file, text=text)
+    def add(self, file: str, text: bytes, mode: str = "") -> control_pb2.AddPoliciesResponse:
+        """mode: enforce or monitor, instead of what the policies say; empty: what they say."""
+        request = control_pb2.AddPoliciesRequest(file=file, text=text, mode=mode)
         return self._call("AddPolicies", request, control_pb2.AddPoliciesResponse)
+
+    def set_mode(self, name: str, namespace: str, mode: str) -> control_pb2.SetPolicyModeResponse:
+        """mode: enforce or monitor."""
+        request = control_pb2.SetPolicyModeRequest(name=name, namespace=namespace, mode=mode)
+        return self._call("SetPolicyMode", request, control_pb2.SetPolicyModeResponse)
 
     def delete(self, name: str, namespace: str) -> control_pb2.DeletePolicyResponse:
         request = control_pb2.DeletePolicyRequest(name=name, namespace=namespace)

@@ -8,40 +8,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
-from google.protobuf.json_format import MessageToDict
-from tabulate import tabulate
 
-from agent.api import control_pb2
 from agent.cli.client import ControlClient, NoAgentError, connect
 from agent.cli.hooks import hooks
-from agent.policy.errors import PolicyErrors
-from agent.policy.reader import parse_policies
-from nri_plugin.ttrpc import RemoteError
+from agent.cli.output import EXIT_REFUSED, NoAgent, Refused, as_fields, ask, json_option, print_json, print_table
+from agent.cli.policy import policy
 
-EXIT_REFUSED = 1
-EXIT_NO_AGENT = 3
-STDIN = "-"
+HOOK_HEADER = ("KIND", "NAME", "THROUGH", "PROGRAMS", "INSTRUCTIONS", "MISSED")
 STAGE_HEADER = ("BY", "STAGE", "COUNT", "P50 MS", "P99 MS", "MAX MS", "HEADROOM MS", "LAST SUCCESS", "OUTCOMES")
 EVENTS = (b'{"type":"policy"', b'{"type":"unannounced"')
-
-json_option = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-
-
-class Refused(click.ClickException):
-    """Prints the reason as it is: a policy's errors are file:line:column lines already."""
-
-    def show(self, file: Any = None) -> None:  # noqa: ARG002 - click's signature
-        click.echo(self.message, err=True)
-
-
-class NoAgent(Refused):
-    exit_code = EXIT_NO_AGENT
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,104 +39,6 @@ class NoAgent(Refused):
 def main(context: click.Context, run_dir: Path) -> None:
     """Tracing policies that are in force before a container's first instruction."""
     context.obj = run_dir
-
-
-@main.group()
-def policy() -> None:
-    """Check, add, delete and list policies."""
-
-
-@policy.command()
-@click.argument("files", nargs=-1, required=True)
-@json_option
-def check(files: Sequence[str], output: str) -> None:
-    """Read policies and tell every error with its place. Needs no agent. FILE - is standard input."""
-    found: list[dict[str, Any]] = []
-    errors: list[str] = []
-    for file in files:
-        try:
-            policies = parse_policies(_read(file), _shown(file))
-        except PolicyErrors as error:
-            errors += map(str, error.errors)
-            continue
-        found += [
-            {
-                "policy": str(p.key),
-                "kind": p.kind.value,
-                "calls": sorted({h.syscall for h in p.hooks}),
-                "source": str(p.source),
-            }
-            for p in policies
-        ]
-    _print_check(found, errors, output)
-    if errors:
-        sys.exit(EXIT_REFUSED)
-
-
-def _print_check(found: list[dict[str, Any]], errors: list[str], output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps({"ok": not errors, "policies": found, "errors": errors}, indent=2))
-        return
-    for row in found:
-        click.echo(f"{row['source']}: {row['kind']} {row['policy']} on {', '.join(row['calls'])}: ok")
-    for line in errors:
-        click.echo(line, err=True)
-
-
-@policy.command()
-@click.argument("files", nargs=-1, required=True)
-@json_option
-@click.pass_obj
-def add(run_dir: Path, files: Sequence[str], output: str) -> None:
-    """Put policies in force. All of a file or none; one of the same name is replaced. FILE - is standard input."""
-    client = ControlClient(run_dir)
-    statuses: list[control_pb2.PolicyStatus] = []
-    for file in files:
-        text = _read(file)
-        statuses += _ask(lambda text=text, file=file: client.add(_shown(file), text)).policies
-    if output == "json":
-        _print_json(statuses)
-        return
-    for status in statuses:
-        done = f"{status.change}, {status.state} after {status.milliseconds} ms"
-        click.echo(f"{_key(status)}: {done}, selects {status.containers} containers")
-    _print_notes(statuses)
-
-
-@policy.command()
-@click.argument("name")
-@click.option("-n", "--namespace", default="", help="Of a TracingPolicyNamespaced; NAME can also be NAMESPACE/NAME.")
-@json_option
-@click.pass_obj
-def delete(run_dir: Path, name: str, namespace: str, output: str) -> None:
-    """End a policy."""
-    if not namespace and "/" in name:
-        namespace, _, name = name.partition("/")
-    status = _ask(lambda: ControlClient(run_dir).delete(name, namespace)).policy
-    if output == "json":
-        _print_json([status])
-    else:
-        click.echo(f"{_key(status)}: deleted after {status.milliseconds} ms")
-
-
-@policy.command("list")
-@json_option
-@click.pass_obj
-def list_(run_dir: Path, output: str) -> None:
-    """The policies of this node. Exit status 1 when one of them is not in force."""
-    statuses = _ask(ControlClient(run_dir).list).policies
-    if output == "json":
-        _print_json(statuses)
-    else:
-        rows = [
-            (s.name, s.namespace, s.kind, s.state, s.containers, ",".join(s.system_calls), s.error) for s in statuses
-        ]
-        click.echo(
-            tabulate(rows, ("NAME", "NAMESPACE", "KIND", "STATE", "CONTAINERS", "CALLS", "ERROR"), tablefmt="plain")
-        )
-        _print_notes(statuses)
-    if any(status.state != "enabled" for status in statuses):
-        sys.exit(EXIT_REFUSED)
 
 
 @main.command()
@@ -203,21 +86,28 @@ def _lines(run_dir: Path, timeout: float | None) -> Iterable[bytes]:
 @json_option
 @click.pass_obj
 def status(run_dir: Path, output: str) -> None:
-    """What the agent has done and what went wrong."""
-    answer = _ask(ControlClient(run_dir).status)
-    fields = MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    """What the agent has done, everything that it hooks, and what went wrong."""
+    fields = as_fields(ask(ControlClient(run_dir).status))
     if output == "json":
-        click.echo(json.dumps(fields, indent=2))
+        print_json(fields)
         return
-    stages = fields.pop("stages")
-    rows = [(name, json.dumps(value) if isinstance(value, dict | list) else value) for name, value in fields.items()]
-    click.echo(tabulate(rows, tablefmt="plain"))
-    if stages:
-        click.echo()
-        click.echo(tabulate(map(_stage_row, stages), STAGE_HEADER, tablefmt="plain"))
+    tables = ((map(_hook_row, fields.pop("hooks")), HOOK_HEADER), (map(_stage_row, fields.pop("stages")), STAGE_HEADER))
+    print_table(
+        (name, json.dumps(value) if isinstance(value, dict | list) else value) for name, value in fields.items()
+    )
+    for rows, header in ((list(rows), header) for rows, header in tables):
+        if rows:
+            click.echo()
+            print_table(rows, header)
 
 
 main.add_command(hooks)
+main.add_command(policy)
+
+
+def _hook_row(hook: dict[str, Any]) -> tuple[object, ...]:
+    through = ", ".join(hook["through"])
+    return (hook["kind"], hook["name"], through, hook["programs"], hook["instructions"], hook["missed"])
 
 
 def _stage_row(stage: dict[str, Any]) -> tuple[object, ...]:
@@ -242,54 +132,12 @@ def doctor(output: str) -> None:
 
     results = probe_all()
     if output == "json":
-        click.echo(
-            json.dumps(
-                [{"name": r.name, "ok": r.ok, "needed": r.needed, "detail": r.detail} for r in results], indent=2
-            )
-        )
+        print_json([{"name": r.name, "ok": r.ok, "needed": r.needed, "detail": r.detail} for r in results])
     else:
         rows = [(r.name, "yes" if r.ok else "NO", "needed" if r.needed else "", r.detail) for r in results]
-        click.echo(tabulate(rows, ("CAPABILITY", "HERE", "", "DETAIL"), tablefmt="plain"))
+        print_table(rows, ("CAPABILITY", "HERE", "", "DETAIL"))
     if any(r.needed and not r.ok for r in results):
         sys.exit(EXIT_REFUSED)
-
-
-def _print_notes(statuses: Iterable[control_pb2.PolicyStatus]) -> None:
-    """What is not enforced although the policies are, once each."""
-    for note in sorted({note for status in statuses for note in status.notes}):
-        click.echo(f"note: {note}", err=True)
-
-
-def _ask(call: Any) -> Any:
-    try:
-        return call()
-    except RemoteError as error:
-        raise Refused(error.message) from error
-    except NoAgentError as error:
-        raise NoAgent(str(error)) from error
-
-
-def _read(file: str) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
-    except OSError as error:
-        raise Refused(f"{file}: {error.strerror}") from error
-
-
-def _shown(file: str) -> str:
-    return "<stdin>" if file == STDIN else file
-
-
-def _key(status: control_pb2.PolicyStatus) -> str:
-    return f"{status.namespace}/{status.name}" if status.namespace else status.name
-
-
-def _print_json(statuses: Iterable[control_pb2.PolicyStatus]) -> None:
-    rows = [
-        MessageToDict(s, preserving_proto_field_name=True, always_print_fields_with_no_presence=True) for s in statuses
-    ]
-    click.echo(json.dumps(rows, indent=2))
-    return
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from agent.cri.api import cri_pb2
 from agent.cri.errors import CriProtocolError
 from agent.cri.model import CriContainer, CriPod, CriProcess, CriVersion, State
 from agent.workload.identity import ContainerId
+from agent.workload.images import choose_image
 
 # The JSON text holds the container's OCI config, of some 20 KiB; a config that an engine reads is seldom above 1 MiB.
 MAX_INFO = 4 << 20
@@ -21,12 +22,14 @@ def read_version(reply: cri_pb2.VersionResponse) -> CriVersion:
 
 
 def read_container(message: cri_pb2.Container) -> CriContainer:
-    """A state that the CRI does not have is UNKNOWN."""
+    """A state that the CRI does not have is UNKNOWN. Kubelets name the image by its id, and beside that as the pod's
+    author wrote it.
+    """
     return CriContainer(
         ContainerId(message.id),
         ContainerId(message.pod_sandbox_id),
         message.metadata.name,
-        message.image.image or message.image_ref,
+        choose_image((message.image.image, message.image.user_specified_image, message.image_ref)),
         _read_state(message.state),
         dict(message.labels),
         dict(message.annotations),

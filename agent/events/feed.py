@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.events.encoder import action_names
+from agent.events.lookups import ALLOW_LOOKUPS
+from agent.events.messages import rule_message, split_policy, workload_message
 from agent.logs import fields
 from agent.policy.plan import PlacedPolicy
-from agent.policy.syscalls import kernel_name
 from agent.workload.identity import WorkloadId
 from agent.workload.registry import Record
 
 MAX_WAITING = 65536  # messages of some 300 bytes
 SEND_BUFFER = 4 << 20
+MAX_COUNTERS = 64 << 10
 MAX_MESSAGE = 400 << 10  # a socket takes 416 KiB at once with the default net.core.wmem_max
 RESTART_DELAY_S = 1.0
-SIGNAL_NAMES = {number.value: number.name for number in signal.Signals}
 
 log = logging.getLogger("podgate.events")
 
@@ -47,7 +46,7 @@ class Ring:
 
 class Feed:
     """snapshot gives every message that a new process must hear. guarded: the pin directory where processes may be
-    held, which the event process looks after. Thread-safe.
+    held, which the event process looks after. allow_lookups: GetUrl and DnsLookup are done. Thread-safe.
     """
 
     def __init__(
@@ -56,7 +55,9 @@ class Feed:
         listener: socket.socket,
         snapshot: Callable[[], Iterable[dict[str, Any]]],
         guarded: Path | None = None,
+        allow_lookups: bool = False,
     ) -> None:
+        self._allow_lookups = allow_lookups
         self._guarded = guarded
         self._ring = ring
         self._listener = listener
@@ -66,6 +67,8 @@ class Feed:
         self._channel: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
+        self._earlier: Counter[str] = Counter()
+        self._counters: Counter[str] = Counter()
         self.dropped = 0
         self.restarts = 0
 
@@ -81,6 +84,7 @@ class Feed:
                 self._channel.close()
             self._channel, self._process, self._started = channel, process, time.monotonic()
             self._waiting.clear()
+            self._earlier, self._counters = self._earlier + self._counters, Counter()
         for message in self._snapshot():
             self.tell(message)
 
@@ -92,6 +96,7 @@ class Feed:
         numbers = (theirs.fileno(), ring.fd, ring.size, self._listener.fileno())
         command = [sys.executable, "-I", "-m", "agent.events.main", *map(str, numbers)]
         command += [str(self._guarded)] if self._guarded else []
+        command += [ALLOW_LOOKUPS] if self._allow_lookups else []
         keep = (theirs.fileno(), ring.fd, self._listener.fileno())
         with theirs:
             process = subprocess.Popen(
@@ -111,6 +116,27 @@ class Feed:
             self.start()
         with self._lock:
             self._flush()
+            self._hear()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What became of stacks and lookups (stacks_*, lookups_*), as `check` last heard it; over all restarts."""
+        with self._lock:
+            return dict(self._earlier + self._counters)
+
+    def _hear(self) -> None:
+        """The event process tells its counters whenever they have changed: {"op": "counters", "counters": {…}}."""
+        while self._channel:
+            try:
+                data = self._channel.recv(MAX_COUNTERS)
+                if not data:
+                    return
+                self._counters = _parse_counters(data)
+            except BlockingIOError:
+                return
+            except (OSError, ValueError) as error:
+                log.warning("the event process cannot be understood", extra=fields(error=str(error)))
+                return
 
     def workload_added(self, record: Record) -> None:
         self.tell(workload_message(record))
@@ -131,15 +157,16 @@ class Feed:
         self.tell({"op": "unannounced", "id": 0, "event": event})
 
     def tell(self, message: dict[str, Any]) -> None:
-        data = json.dumps(message).encode()
+        parts = [(part["op"], json.dumps(part).encode()) for part in split_policy(message)]
         with self._lock:
-            if len(data) > MAX_MESSAGE:
-                self.dropped += 1
-                log.error("a name is too long for the event process", extra=fields(op=message["op"], bytes=len(data)))
-                return
-            self._send(data)
+            for operation, data in parts:
+                self._send(operation, data)
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, operation: str, data: bytes) -> None:
+        if len(data) > MAX_MESSAGE:
+            self.dropped += 1
+            log.error("a name is too long for the event process", extra=fields(op=operation, bytes=len(data)))
+            return
         if len(self._waiting) >= MAX_WAITING:
             self._waiting.popleft()
             self.dropped += 1
@@ -174,29 +201,16 @@ class Feed:
         self._listener.close()
 
 
-def workload_message(record: Record) -> dict[str, Any]:
-    identity = record.identity
-    return {
-        "op": "workload",
-        "id": record.workload,
-        "pod": {
-            "namespace": identity.namespace,
-            "name": identity.pod_name,
-            "uid": identity.pod_uid,
-            "labels": dict(identity.labels),
-        },
-        "container": {"id": identity.container_id, "name": identity.container_name, "image": identity.image},
-    }
+def _parse_counters(data: bytes) -> Counter[str]:
+    """Raises ValueError."""
+    try:
+        return Counter({str(name): int(count) for name, count in json.loads(data)["counters"].items()})
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"not a message of counters: {data[:100]!r}") from error
 
 
 def policy_message(placed: PlacedPolicy) -> dict[str, Any]:
+    """One rule for each resolved hook, in their order: an event names it by its place."""
     policy = placed.policy
-    rules = [
-        {
-            "function": f"__x64_sys_{kernel_name(hook.syscall)}",
-            "args": [[arg.index, arg.type.value] for arg in hook.args],
-            "actions": [action_names(selector.posts, selector.signals, SIGNAL_NAMES) for selector in hook.selectors],
-        }
-        for hook in policy.hooks
-    ]
+    rules = [rule_message(hook, placed.value_ids) for hook in placed.hooks]
     return {"op": "policy", "id": placed.serial, "name": policy.name, "namespace": policy.namespace, "rules": rules}

@@ -1,22 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""struct pg_event of bpf/maps/events.h; tests/unit/test_layout.py compares the two."""
+"""The record of bpf/maps/events.h, little endian; tests/unit/test_layout.py compares the two.
+
+A record is a header and then `items` items: each an item header and its bytes, padded to a multiple of ALIGNMENT.
+"""
 
 from __future__ import annotations
 
 import struct
 
-SLOTS = 8
-ABSENT = 0xFFFF
+# size kind flags time cgroup pid tid uid workload policy rule selector error return_selector items comm start
+HEADER = struct.Struct("<IHHQQIIIIIHHiHH16sQ")
+# id len mode flags kind reserved
+ITEM = struct.Struct("<IIIBBH")
+ALIGNMENT = 8
+
 KIND_POLICY = 1
+
 FLAG_DEFERRED = 1
+FLAG_RETURN = 2
+FLAG_MONITOR = 4
+FLAG_CUT = 8
+
+NO_SELECTOR = 0xFFFF
+
+ITEM_NUMBER = 0
+ITEM_BLOB = 1
+NUMBER_BYTES = 8
+MAX_BLOB = 327_360  # what maxData allows, the most that one value can have
+
+# Flags of an item: PG_STRING_* of bpf/maps/strings.h.
 CUT_TAIL = 1
 CUT_HEAD = 2
 UNREADABLE = 4
+DELETED = 8
+OUTSIDE = 16
 
-# size kind flags time cgroup args[6] pid tid uid workload policy rule selector error reserved comm len[8]
-# slot_flags[8] slot_id[8]
-HEADER = struct.Struct("<IHHQQ6QIIIIIHHiI16s8H8B8B")
-
-# PG_TEXT_*: the upper half of a slot's id; the lower half is the argument's index
-TEXT_KINDS = {1: "string", 2: "char_buf", 3: "fd"}
-BINARY_ID = 0x40
+# The ids below FIRST_VALUE are ours; the others are the agent's numbers of the values that rules name.
+BINARY_ID = 1
+PARENT_BINARY_ID = 2
+KERNEL_STACK_ID = 3
+USER_STACK_ID = 4
+FIRST_VALUE = 16

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names behind the numbers of events: workloads and policies, as the agent tells them over the feed. Pure.
 
-A message of the feed is one JSON object: {"op": "workload" | "workload_gone" | "policy" | "policy_gone" | "lost" |
-"unannounced" | "end", "id": N, ...}. What is gone is kept for a while, bounded: its events may still be in the ring.
+A message of the feed is one JSON object: {"op": "workload" | "workload_gone" | "policy" | "rules" | "policy_gone" |
+"lost" | "unannounced" | "end", "id": N, ...}. A policy with more rules than a message takes comes as "policy" with the
+first ones and "rules" with more of them, `first` being the number of the first. What is gone is kept for a while,
+bounded: its events may still be in the ring.
 """
 
 from __future__ import annotations
@@ -10,10 +12,13 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from agent.events.rules import RuleName, parse_rule
+
 MAX_GONE = 4096  # workloads and policies each
+COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class FeedError(Exception):
@@ -21,22 +26,9 @@ class FeedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class ArgName:
-    """An argument that a rule declares, with its type's name."""
-
-    index: int
-    type: str
-
-
-@dataclass(frozen=True, slots=True)
-class RuleName:
-    function: str
-    args: tuple[ArgName, ...]
-    actions: tuple[tuple[str, ...], ...]  # of each selector
-
-
-@dataclass(frozen=True, slots=True)
 class PolicyName:
+    """rules: as far as they were told."""
+
     name: str
     namespace: str | None
     rules: tuple[RuleName, ...]
@@ -44,10 +36,10 @@ class PolicyName:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """pod and container as events show them."""
+    """fields: pod and container as events show them; text: the same in JSON, as it is wanted for every event."""
 
-    pod: Mapping[str, Any]
-    container: Mapping[str, Any]
+    fields: Mapping[str, Any]
+    text: str
 
 
 class Tables:
@@ -58,6 +50,7 @@ class Tables:
         """Events of containers that no hook announced; who makes lines of them takes them out."""
         self.ended = False
         """Whether the agent said that it stops."""
+        self._asking: set[int] = set()
         self._gone: dict[str, OrderedDict[int, None]] = {"workload": OrderedDict(), "policy": OrderedDict()}
 
     def apply(self, message: bytes) -> int:
@@ -73,13 +66,16 @@ class Tables:
     def _apply(self, fields: Mapping[str, Any], key: int) -> int:
         match fields["op"]:
             case "workload":
-                self.workloads[key] = Workload(fields["pod"], fields["container"])
+                self.workloads[key] = _workload(fields)
             case "policy":
-                self.policies[key] = _policy(fields)
+                self._policy(key, PolicyName(fields["name"], fields["namespace"], _rules(fields)))
+            case "rules":
+                self._more_rules(key, int(fields["first"]), _rules(fields))
             case "workload_gone":
                 self._leave("workload", self.workloads, key)
             case "policy_gone":
                 self._leave("policy", self.policies, key)
+                self._asking.discard(key)
             case "lost":
                 return key
             case "unannounced":
@@ -89,6 +85,22 @@ class Tables:
             case _:
                 raise FeedError(f"unknown operation {fields['op']!r}")
         return 0
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether a policy that is in force wants something looked up."""
+        return bool(self._asking)
+
+    def _policy(self, key: int, policy: PolicyName) -> None:
+        self.policies[key] = policy
+        if any(rule.looks_up for rule in policy.rules):
+            self._asking.add(key)
+
+    def _more_rules(self, key: int, first: int, rules: tuple[RuleName, ...]) -> None:
+        """Those that do not follow the known ones are of no use: a message before them was dropped."""
+        known = self.policies.get(key)
+        if known and len(known.rules) == first:
+            self._policy(key, replace(known, rules=known.rules + rules))
 
     def _leave(self, kind: str, table: dict[int, Any], key: int) -> None:
         gone = self._gone[kind]
@@ -103,13 +115,10 @@ def _unannounced(event: Mapping[str, Any]) -> Mapping[str, Any]:
     return dict(event)
 
 
-def _policy(fields: Mapping[str, Any]) -> PolicyName:
-    rules = tuple(
-        RuleName(
-            rule["function"],
-            tuple(ArgName(index, kind) for index, kind in rule["args"]),
-            tuple(tuple(actions) for actions in rule["actions"]),
-        )
-        for rule in fields["rules"]
-    )
-    return PolicyName(fields["name"], fields["namespace"], rules)
+def _workload(fields: Mapping[str, Any]) -> Workload:
+    shown = {"pod": fields["pod"], "container": fields["container"]}
+    return Workload(shown, COMPACT.encode(shown))
+
+
+def _rules(fields: Mapping[str, Any]) -> tuple[RuleName, ...]:
+    return tuple(parse_rule(rule) for rule in fields["rules"])

@@ -34,6 +34,7 @@ from agent.hooks.errors import AnnotationError, Reason
 from agent.hooks.limits import MAX_ID, MAX_IMAGE, MAX_NAME
 from agent.hooks.spec import fault_of, parse_labels
 from agent.workload.identity import ContainerId, ContainerIdentity, Labels, PodUid, freeze_labels
+from agent.workload.images import choose_image
 
 _CRI = "io.kubernetes.cri."
 _CRIO = "io.kubernetes.cri-o."
@@ -83,6 +84,7 @@ class AnnotatedIdentity:
             PodUid(self.pod_uid),
             labels,
             self.image,
+            sandbox=self.kind is Kind.SANDBOX,
         )
 
 
@@ -131,9 +133,9 @@ class _Keys:
             raise AnnotationError(Reason.INVALID, key, fault)
         return text
 
-    def first(self, *keys: str, limit: int = MAX_NAME) -> str:
+    def first(self, *keys: str) -> str:
         """The value of the first of them that is there and not empty."""
-        return next(filter(None, (self.name(key, limit) for key in keys)), "")
+        return next(filter(None, map(self.name, keys)), "")
 
     def kind(self, key: str) -> Kind:
         """Of a container when it is absent."""
@@ -182,7 +184,7 @@ def _crio(keys: _Keys) -> AnnotatedIdentity | None:
         name,
         uid,
         keys.name(_CONTAINER_NAME),
-        keys.first(_CRIO + "ImageName", _CRIO + "Image", limit=MAX_IMAGE),
+        choose_image(keys.name(_CRIO + key, MAX_IMAGE) for key in ("ImageName", "Image")),
         keys.name(_CRIO + "SandboxID", MAX_ID),
         kind,
         keys.labels(CRIO_LABELS) if kind is Kind.SANDBOX else None,

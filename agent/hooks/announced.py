@@ -16,6 +16,7 @@ from agent.kernel.cgroup import ProcessCgroup
 from agent.kernel.cgroup_path import AnnouncedCgroup
 from agent.kernel.errors import CgroupError
 from agent.workload.identity import Door
+from agent.workload.images import choose_image
 from rthook.api import hook_pb2
 
 _LIMITS = {
@@ -73,7 +74,7 @@ def _identify(request: hook_pb2.AnnounceRequest) -> AnnotatedIdentity:
         pod_name=_agreed(request, "pod name", request.pod_name, who.pod_name),
         pod_uid=_agreed(request, "pod uid", request.pod_uid, who.pod_uid),
         container_name=_agreed(request, "name", request.name, who.container_name),
-        image=request.image or who.image,
+        image=choose_image((request.image, who.image)),
     )
     if bool(who.namespace) != bool(who.pod_name) or (who.pod_uid and not who.pod_name):
         raise HookError(Reason.UNIDENTIFIED, f"container {request.id}: no pod is named")

@@ -244,9 +244,8 @@ class Gate:
         name = path.rpartition("/")[2]
         if not name or name != expected_component(start.cgroup_parent):
             return
-        identity = replace(
-            start.identity, container_id=pod_id(start.identity.container_id), container_name="", image=""
-        )
+        own = pod_id(start.identity.container_id)
+        identity = replace(start.identity, container_id=own, container_name="", image="", sandbox=True)
         try:
             above = ProcessCgroup(self._finder.id_of(path), path)
             with self._lock:

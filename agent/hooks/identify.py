@@ -75,7 +75,7 @@ def is_bound_elsewhere(gate: Gate, finder: CgroupFinder, container: ContainerId,
 
 def from_cri(found: Identified, container: ContainerId) -> Found:
     if found.container is None:
-        return Found(_identity(found.pod, container, "", ""), sandbox=True)
+        return Found(replace(_identity(found.pod, container, "", ""), sandbox=True), sandbox=True)
     known = found.container
     return Found(_identity(found.pod, container, known.name, known.image), created=known.state is State.CREATED)
 
@@ -118,7 +118,7 @@ class Identifier:
         pod = self._pod_at(above)
         if pod is None or not pod.pod_level:
             return None
-        identity = replace(pod.identity, container_id=container, container_name="", image="")
+        identity = replace(pod.identity, container_id=container, container_name="", image="", sandbox=False)
         return Found(identity, by_pod=True)
 
     def running(self) -> tuple[CriContainer, ...]:

@@ -3,7 +3,7 @@
 
 It runs after the agent's start and after each list of the NRI plugin, and then every half minute: a container that a
 runtime lost between two lists, one that was put into quarantine while no agent ran, a static pod from before the
-agent. It is on no container's path.
+agent. One that is bound without its name or image, by its pod alone, gets them here. It is on no container's path.
 
 One that is being made at that very moment is none of it: its set-up would meet the policies. The runtime says so of a
 container; of a sandbox it knows nothing yet, so what nobody knows is met twice before it is believed.
@@ -22,6 +22,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from agent.cri.model import CriContainer
 from agent.hooks.errors import HookError
 from agent.hooks.gate import Gate, Start
 from agent.hooks.identify import Found, Identifier, is_bound_elsewhere, parse_container_name
@@ -29,7 +30,9 @@ from agent.kernel.cgroup import CgroupFinder, ProcessCgroup
 from agent.kernel.doors import DoorPolicy, Doors, Fallback, Treatment
 from agent.kernel.errors import CgroupError
 from agent.logs import fields
-from agent.workload.identity import CgroupId, ContainerId, Door
+from agent.workload.identity import CgroupId, ContainerId, ContainerIdentity, Door
+from agent.workload.images import choose_image
+from agent.workload.registry import Record
 
 INTERVAL_S = 30.0
 FIRST_S = 2.0  # for hooks to announce what runs: the NRI plugin needs less than one second
@@ -80,6 +83,12 @@ def read_directories(path: str) -> list[os.DirEntry[str]]:
         if error.errno in (errno.ENOENT, errno.ENODEV):
             return []
         raise
+
+
+def tells_more(container: CriContainer, known: ContainerIdentity) -> bool:
+    """Whether the runtime tells a name or a repository that nobody has told of a bound container."""
+    image = choose_image((known.image, container.image))
+    return image != known.image or bool(container.name and not known.container_name)
 
 
 def is_populated(directory: Path) -> bool:
@@ -149,8 +158,11 @@ class Reconciler:
         for container in self._identifier.running():
             if self._stopping:
                 return
-            if not self._gate.knows(container.id):
+            record = self._gate.record(container.id)
+            if record is None:
                 self._each(container.id, partial(self._take_listed, container.id))
+            elif tells_more(container, record.identity):
+                self._each(container.id, partial(self._complete, record))
         self.runs += 1
 
     def _each(self, container: ContainerId, step: Callable[[], None]) -> None:
@@ -209,7 +221,23 @@ class Reconciler:
             found, pid, cgroups_path = known
             self._bind(found, None, pid, cgroups_path)
 
-    def _bind(self, found: Found, cgroup: ProcessCgroup | None, pid: int, cgroups_path: str) -> None:
+    def _complete(self, record: Record) -> None:
+        """One whose pod alone was known, in the cgroup that it is bound in and in no other."""
+        known = self._identifier.process_of(record.identity.container_id)
+        if known is None or not known[2]:
+            return
+        found, pid, cgroups_path = known
+        try:
+            cgroup = self._finder.of_process(pid, cgroups_path)
+        except CgroupError as error:
+            log.debug("a process is not there any more", extra=fields(pid=pid, error=str(error)))
+            return
+        if cgroup.id == record.cgroup:
+            self._bind(found, cgroup, pid, cgroups_path, outcome="completed")
+
+    def _bind(
+        self, found: Found, cgroup: ProcessCgroup | None, pid: int, cgroups_path: str, outcome: str = "bound"
+    ) -> None:
         identity = found.identity
         start = Start(identity, pid, cgroups_path, False, Door.RECONCILE, cgroup, found.sandbox)
         who = {"container_id": identity.container_id, "namespace": identity.namespace, "pod": identity.pod_name}
@@ -219,8 +247,8 @@ class Reconciler:
             self.outcomes["refused"] += 1
             log.warning("a running container is not bound", extra=fields(**who, error=str(error)))
             return
-        self.outcomes["sandbox" if found.sandbox else "bound"] += 1
-        log.warning("found running, bound now", extra=fields(**who))
+        self.outcomes["sandbox" if found.sandbox else outcome] += 1
+        log.warning("found running, bound now", extra=fields(**who, outcome=outcome))
 
     def _leave(self, stray: Stray) -> None:
         """Nobody knows it: from now on it is treated as the configuration says, and that is told once."""

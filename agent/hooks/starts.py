@@ -35,6 +35,7 @@ def parse_start(container: hook_pb2.Container) -> Start:
         raise HookError(Reason.INVALID, f"container {container.id}: unknown phase {container.phase}")
     if container.kind not in (hook_pb2.KIND_CONTAINER, hook_pb2.KIND_SANDBOX):
         raise HookError(Reason.INVALID, f"container {container.id}: unknown kind {container.kind}")
+    sandbox = container.kind == hook_pb2.KIND_SANDBOX
     identity = ContainerIdentity(
         ContainerId(container.id),
         container.name,
@@ -43,8 +44,8 @@ def parse_start(container: hook_pb2.Container) -> Start:
         PodUid(container.pod_uid),
         freeze_labels(labels),
         container.image,
+        sandbox,
     )
-    sandbox = container.kind == hook_pb2.KIND_SANDBOX
     return Start(
         identity,
         container.pid,

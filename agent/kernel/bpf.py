@@ -8,9 +8,11 @@ KernelError with the command's name; file descriptors are close-on-exec and owne
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
+from dataclasses import dataclass
 from enum import IntEnum
 from types import TracebackType
 
@@ -30,8 +32,11 @@ BPF_EXIST = 2
 NO_PREALLOC = 1  # BPF_F_NO_PREALLOC
 NAME_LEN = 16  # BPF_OBJ_NAME_LEN, its NUL included
 VERIFIER_LOG = 1 << 20
+LOG_WORDS = 4  # BPF_LOG_STATS: without each instruction's trace
 INFO_SIZE = 256
-RECURSION_MISSES = 208  # offset in struct bpf_prog_info
+# struct bpf_prog_info: id, xlated_prog_len, recursion_misses
+PROGRAM_INFO = struct.Struct("<4xI12xI184xQ")
+INSTRUCTION_BYTES = 8
 
 
 class Command(IntEnum):
@@ -46,6 +51,7 @@ class Command(IntEnum):
     OBJ_PIN = 6
     OBJ_GET = 7
     PROG_TEST_RUN = 10
+    PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
     RAW_TRACEPOINT_OPEN = 17
     LINK_CREATE = 28
@@ -59,6 +65,7 @@ class MapType(IntEnum):
     PROG_ARRAY = 3
     PERCPU_ARRAY = 6
     LRU_HASH = 9
+    ARRAY_OF_MAPS = 12
     RINGBUF = 27
 
 
@@ -128,9 +135,11 @@ def object_name(name: str) -> bytes:
     return name.encode()[: NAME_LEN - 1].ljust(NAME_LEN, b"\0")
 
 
-def create_map(kind: MapType, key: int, value: int, entries: int, name: str, flags: int = 0) -> Fd:
-    """key and value in bytes; for a ring buffer both are 0 and entries is its size in bytes, a power of two pages."""
-    attr = struct.pack("<6I", kind, key, value, entries, flags, 0) + struct.pack("<I", 0) + object_name(name)
+def create_map(kind: MapType, key: int, value: int, entries: int, name: str, flags: int = 0, inner: int = 0) -> Fd:
+    """key and value in bytes; for a ring buffer both are 0 and entries is its size in bytes, a power of two pages.
+    inner: of an ARRAY_OF_MAPS, a map like those that it will have.
+    """
+    attr = struct.pack("<6I", kind, key, value, entries, flags, inner) + struct.pack("<I", 0) + object_name(name)
     return Fd(_bpf(Command.MAP_CREATE, attr, f"bpf(MAP_CREATE {name})"))
 
 
@@ -194,7 +203,9 @@ def open_pinned(path: os.PathLike[str]) -> Fd:
 
 
 def load_program(kind: ProgType, instructions: bytes, name: str, attach_type: int = 0, btf_id: int = 0) -> Fd:
-    """Loads ready-made instructions; a refusal's hint is the verifier's last lines."""
+    """Loads ready-made instructions; a refusal's hint is the verifier's last words. With code E2BIG it has none: the
+    verifier went through as many instructions as it has patience for, and would do so again.
+    """
     code, gpl = ctypes.create_string_buffer(instructions, len(instructions)), ctypes.create_string_buffer(b"GPL")
     log = ctypes.create_string_buffer(VERIFIER_LOG)
 
@@ -208,8 +219,10 @@ def load_program(kind: ProgType, instructions: bytes, name: str, attach_type: in
     try:
         return Fd(_bpf(Command.PROG_LOAD, attributes(0), f"bpf(PROG_LOAD {name})"))
     except KernelError as refused:
+        if refused.code == errno.E2BIG:
+            raise
         try:
-            return Fd(_bpf(Command.PROG_LOAD, attributes(1), f"bpf(PROG_LOAD {name})"))
+            return Fd(_bpf(Command.PROG_LOAD, attributes(LOG_WORDS), f"bpf(PROG_LOAD {name})"))
         except KernelError:
             tail = log.value.decode(errors="replace").strip().splitlines()[-5:]
             raise KernelError(refused.operation, refused.code, " | ".join(tail)) from refused
@@ -236,6 +249,18 @@ def open_tracepoint_event(identifier: int) -> Fd:
     return _open_perf_event(struct.pack("<IIQQQQQI", PERF_TYPE_TRACEPOINT, PERF_ATTR_SIZE, identifier, 1, 0, 0, 0, 1))
 
 
+def open_uprobe_event(pmu: int, config: int, path: str, offset: int) -> Fd:
+    """A perf event at an offset of a file, in every process that maps it. pmu: the number in
+    /sys/bus/event_source/devices/uprobe/type. config: as that device's `format` says. The path is looked up now; the
+    event holds the file itself.
+    """
+    if "\0" in path:
+        raise KernelError(f"uprobe {path!r}", errno.EINVAL, "a path has no NUL")
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    attr = struct.pack("<IIQQQQQIIQQ", pmu, PERF_ATTR_SIZE, config, 0, 0, 0, 0, 0, 0, _address(name), offset)
+    return _open_perf_event(attr)
+
+
 def open_kprobe_event(pmu: int, function: str) -> Fd:
     """A perf event at a kernel function's entry. pmu: the number in /sys/bus/event_source/devices/kprobe/type."""
     name = ctypes.create_string_buffer(function.encode())
@@ -260,8 +285,29 @@ def link_perf_event(program: int, event: Fd) -> Fd:
     return link
 
 
-def recursion_misses(fd: int) -> int:
-    """struct bpf_prog_info.recursion_misses: how often it was not run; for perf tracepoints since Linux 6.7."""
+@dataclass(frozen=True, slots=True)
+class ProgramInfo:
+    """Part of struct bpf_prog_info. instructions: as the kernel runs them. misses: how often the program was not run,
+    since its processor was in another one; of perf tracepoints counted since Linux 6.7.
+    """
+
+    id: int
+    instructions: int
+    misses: int
+
+
+def program_info(fd: int) -> ProgramInfo:
     info = ctypes.create_string_buffer(INFO_SIZE)
     _bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, INFO_SIZE, _address(info)))
-    return int(struct.unpack_from("<Q", info.raw, RECURSION_MISSES)[0])
+    identifier, size, misses = PROGRAM_INFO.unpack_from(info.raw)
+    return ProgramInfo(identifier, size // INSTRUCTION_BYTES, misses)
+
+
+def program_by_id(identifier: int) -> Fd | None:
+    """None when there is no such program any more."""
+    try:
+        return Fd(_bpf(Command.PROG_GET_FD_BY_ID, struct.pack("<III", identifier, 0, 0), f"bpf program {identifier}"))
+    except KernelError as error:
+        if error.code == errno.ENOENT:
+            return None
+        raise

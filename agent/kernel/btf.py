@@ -29,6 +29,7 @@ from agent.kernel.btf_format import (
     Integer,
     Kind,
     Member,
+    Parameter,
     parse_header,
     scan_types,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Integer",
     "Kind",
     "Member",
+    "Parameter",
 ]
 
 # Types nested by value, or names standing for names. The kernel itself takes 32 (MAX_RESOLVE_DEPTH) from programs.
@@ -54,6 +56,7 @@ POINTER_SIZE: Final = 8
 MAX_SCALAR_ALIGN: Final = 16
 
 _PAIR: Final = struct.Struct("<Ii")
+_PARAMETER: Final = struct.Struct("<II")
 
 
 class Btf:
@@ -148,6 +151,17 @@ class Btf:
             self._expect(type_id, COMPOSITES)
             self._members[type_id] = tuple(self._decode_members(type_id))
         return self._members[type_id]
+
+    def parameters(self, type_id: int) -> tuple[Parameter, ...]:
+        """Those of a prototype, in order; the last of a variadic one is of type 0."""
+        self._expect(type_id, frozenset({Kind.FUNC_PROTO}))
+        start = self._body(type_id)
+        pairs = (_PARAMETER.unpack_from(self._data, start + 8 * n) for n in range(self._count(type_id)))
+        return tuple(Parameter(self._text(name, type_id), target) for name, target in pairs)
+
+    def names(self, kind: Kind) -> Iterator[str]:
+        """The names of all types of this kind, in order; a name may be there twice."""
+        return (name for type_id in self.ids(kind) if (name := self.name(type_id)))
 
     def enumerators(self, type_id: int) -> tuple[Enumerator, ...]:
         self._expect(type_id, ENUMS)

@@ -93,6 +93,14 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a function; a prototype has no names."""
+
+    name: str
+    type_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Enumerator:
     name: str
     value: int
@@ -134,6 +142,19 @@ def parse_header(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
     if type_at % 4 or not string_bytes:
         raise BtfError("the header describes misaligned types or no strings")
     return types, strings
+
+
+def merge(base: bytes, split: bytes) -> bytes:
+    """A module's BTF and the kernel's as one blob, ids as in the module's. Raises BtfError.
+
+    A module's types are numbered on from the last of the kernel's and its names lie behind the kernel's, so both
+    follow one another.
+    """
+    sections = [(blob, *parse_header(blob)) for blob in (base, split)]
+    types = b"".join(blob[slice(*span)] for blob, span, _ in sections)
+    strings = b"".join(blob[slice(*span)] for blob, _, span in sections)
+    header = _HEADER.pack(_MAGIC, 1, 0, _HEADER.size, 0, len(types), len(types), len(strings))
+    return header + types + strings
 
 
 def scan_types(data: bytes, start: int, end: int) -> tuple[array[int], bytes]:

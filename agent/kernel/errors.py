@@ -26,13 +26,15 @@ class KernelError(Exception):
 
 class LoaderError(KernelError):
     """The loader process could not compile or load. stage: start, compile, load, deadline or memory. log: its last
-    lines.
+    lines. too_large: less of it may do. programs: which ones it was, where that is known.
     """
 
-    def __init__(self, stage: str, log: str) -> None:
+    def __init__(self, stage: str, log: str, too_large: bool = False, programs: tuple[str, ...] = ()) -> None:
         super().__init__(f"loader, {stage}")
         self.stage = stage
         self.log = log
+        self.too_large = too_large
+        self.programs = programs
 
     def __str__(self) -> str:
         return f"{self.operation}: {self.log}" if self.log else self.operation

@@ -19,18 +19,20 @@ _REQUIRED: Final = """
     task_struct cred signal_struct nsproxy pid upid pid_namespace mm_struct
     linux_binprm file files_struct fdtable fs_struct inode dentry dentry_operations qstr path
     super_block mount vfsmount css_set cgroup cgroup_root cgroup_subsys_state kernfs_node
+    ns_common proc_ns_operations kiocb filename iov_iter iter_type
     pt_regs iovec sk_buff bpf_raw_tracepoint_args
     bpf_perf_event_value btf_ptr bpf_pidns_info bpf_sock bpf_sock_tuple __sk_buff
 """
 
 # What depends on the kernel's version, configuration or architecture.
 _OPTIONAL: Final = """
-    ns_common mnt_namespace uts_namespace ipc_namespace user_namespace net cgroup_namespace time_namespace
+    mnt_namespace uts_namespace ipc_namespace user_namespace net cgroup_namespace time_namespace
     trace_event_raw_sys_enter trace_event_raw_sys_exit syscall_trace_enter syscall_trace_exit
     trace_event_raw_sched_process_exec trace_event_raw_sched_process_fork trace_event_raw_sched_process_template
-    user_arg_ptr filename iov_iter kiocb kernel_siginfo kernel_cap_t user_pt_regs user_regs_struct vm_area_struct
+    user_arg_ptr kernel_siginfo kernel_cap_t user_pt_regs user_regs_struct vm_area_struct
     sock sock_common inet_sock socket sockaddr sockaddr_in sockaddr_in6 sockaddr_un in_addr in6_addr
-    iphdr ipv6hdr tcphdr udphdr net_device module load_info bpf_attr bpf_map bpf_prog bpf_prog_aux perf_event
+    iphdr ipv6hdr tcphdr udphdr net_device module load_info bpf_attr bpf_map bpf_prog bpf_prog_aux
+    perf_event pmu trace_event_call tracepoint
     bpf_stack_build_id bpf_iter__task bpf_map_info bpf_prog_info bpf_link_info
 """
 
@@ -52,5 +54,5 @@ KERNEL_ROOTS: Final = Roots(
     required=tuple((_BASE_TYPES + _REQUIRED).split()),
     optional=tuple((_OPTIONAL + _EVENT_TYPES).split()),
     # `false` brings the enum of false and true; BPF_ the flags of maps and helpers, macros before Linux 5.8.
-    constants=("BPF_*", "TASK_COMM_LEN", "false"),
+    constants=("BPF_*", "TASK_COMM_LEN", "TRACE_EVENT_FL_TRACEPOINT", "false"),
 )

@@ -1,160 +1,352 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System call hook points: what is attached, and which rules are in its slot.
+"""Hook points: what is attached, and which rules are in force there.
 
-Each hook point has two slots of the PROG_ARRAY, for the entry and for the exit of the call. Rules change by one
-update of a slot: there is no moment without the old or the new ones. Everything that can fail, compiling, loading and
-attaching, comes before the first update; an update that fails is undone.
+Theory of operation. Each side of a hook point, its begin and its return, has a dispatcher that stays attached and
+tail-calls one slot of a PROG_ARRAY, the side's *head*. The rules are a chain of programs: the first is in the head,
+each tail-calls the next one's slot. Rules change in this order, and only step 4 touches what is in force:
+
+1. the new chain is compiled and loaded, its further programs into slots that nobody uses;
+2. new hook points are attached: their heads are empty, and calls go on;
+3. (all of the above for every hook point of the change; whatever fails undoes it)
+4. each head gets its new program, the return's first: what the new rules defer finds its return watched;
+5. after a grace period no program runs the old chain any more: its slots are emptied, and free.
+
+A call is checked by the old chain or by the new one, whole: a head changes at once, and a slot that a running program
+may still reach changes only after it has ended.
+
+When no rule needs the return any more, calls can be on their way to it that rules at the entry have deferred. The
+return stays attached until nothing waits for it.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic
 
 from agent.kernel import bpf
+from agent.kernel.attach import PROGRAM_TYPES, SLOT_MAPS, Attacher, Attachment, Place, check_side, pin_name, through
 from agent.kernel.errors import KernelError
-from agent.kernel.loader import Loader, ProgramSource
-from agent.kernel.tracepoint import Side, Tracepoints
-from agent.policy.codegen import compile_module, enter_name, exit_name
-from agent.policy.plan import HookPlan
+from agent.kernel.layout import MAX_PROGRAM_SLOTS
+from agent.kernel.loader import Loader
+from agent.kernel.maps import Maps
+from agent.kernel.point_loader import Draft, Loaded, P, PointLoader, make_draft
+from agent.kernel.slots import Grace, SlotArray
+from agent.kernel.waiting import waiting_attachments
+from agent.logs import fields
+from agent.policy import codegen
+from agent.policy.access import HookPoint
+from agent.policy.codegen import Placement, Side
+from agent.policy.plan import PointPlan
 
-MAX_HOOK_POINTS = 512  # two slots each: layout.map_specs
-BATCH = 100  # hook points in one request to the loader: two programs each, below its MAX_PROGRAMS
+log = logging.getLogger("podgate.hookpoints")
+
+# Of all kinds together. Each has two heads of MAX_PROGRAM_SLOTS, and two descriptors for as long as it is attached;
+# a change has as many again for the programs that it brings.
+MAX_HOOK_POINTS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class PointParts(Generic[P]):
+    """What a HookPoints works with. links: the directory for pins. waiting: gives the attachments for whose return
+    calls wait.
+    """
+
+    loader: PointLoader[P]
+    attacher: Attacher
+    arrays: Mapping[bpf.ProgType, SlotArray]
+    grace: Grace
+    waiting: Callable[[], Collection[int]]
+    links: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PointStatus:
+    """A hook point for people. through: what each side is attached to; dispatchers: the ids of the programs there.
+    programs: how many run for a call, at most; instructions: in all of them. missed: calls that were not checked.
+    settling: its return is only watched for calls that began under earlier rules.
+    """
+
+    point: HookPoint
+    through: tuple[str, ...]
+    dispatchers: tuple[int, ...]
+    programs: int
+    instructions: int
+    missed: int
+    settling: bool
 
 
 @dataclass(slots=True)
-class _Point:
-    index: int
+class _Half:
+    """One side that is attached; further: the slots of its chain after the head."""
+
+    head: int
+    attachment: Attachment
+    further: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class _Point(Generic[P]):
+    """asked: the plan that was given; it may be in force with smaller programs, after so many halvings."""
+
+    asked: P
     attachment: int
-    programs: dict[Side, bpf.Fd] = field(default_factory=dict)
-    links: dict[Side, bpf.Fd] = field(default_factory=dict)
-    dispatchers: dict[Side, bpf.Fd] = field(default_factory=dict)
+    halves: dict[Side, _Half] = field(default_factory=dict)
+    halvings: int = 0
+    settling: bool = False
 
 
-class HookPoints:
-    """slots: the PROG_ARRAY's descriptor. links: the directory for pins. Not thread-safe: policies change one at a
-    time.
+@dataclass(slots=True)
+class _Change(Generic[P]):
+    """What is being put in force at one hook point. fresh: the new heads. further: the slots of its new chains."""
+
+    asked: P
+    state: _Point[P]
+    array: SlotArray
+    fresh: dict[Side, int] = field(default_factory=dict)
+    further: dict[Side, tuple[int, ...]] = field(default_factory=dict)
+    attached: dict[Side, Attachment] = field(default_factory=dict)
+
+    def head(self, side: Side) -> int:
+        half = self.state.halves.get(side)
+        return half.head if half else self.fresh[side]
+
+
+@dataclass(frozen=True, slots=True)
+class _Retired:
+    """Slots that are free when nothing leads to them any more: after a grace period, and when the dispatchers that
+    did are gone.
     """
 
-    def __init__(self, loader: Loader, tracepoints: Tracepoints, slots: int, links: Path) -> None:
-        self._loader = loader
-        self._tracepoints = tracepoints
-        self._slots = slots
-        self._links = links
-        self._points: dict[str, _Point] = {}
+    array: SlotArray
+    slots: tuple[int, ...]
+    dispatchers: tuple[Attachment, ...] = ()
+
+
+class HookPoints(Generic[P]):
+    """Not thread-safe: policies change one at a time. `points`, `describe` and `missed` may be called meanwhile."""
+
+    def __init__(self, parts: PointParts[P]) -> None:
+        self._parts = parts
+        self._points: dict[HookPoint, _Point[P]] = {}
+        self._retired: list[_Retired] = []
         self._attachments = 0
+        self._generations = 0
+        self._missed_before = 0  # by dispatchers that are detached
 
-    def syscalls(self) -> tuple[str, ...]:
-        return tuple(sorted(self._points))
+    def points(self) -> tuple[HookPoint, ...]:
+        return tuple(sorted(self._points, key=lambda point: point.sort_key))
 
-    def missing(self, syscalls: Iterable[str]) -> tuple[str, ...]:
-        """Those that this kernel has no tracepoint for."""
-        return tuple(sorted(name for name in syscalls if not self._tracepoints.exists(name)))
-
-    def apply(self, plans: Mapping[str, HookPlan | None]) -> None:
-        """Puts each call's rules in force; None: it has none any more. Raises KernelError, and then nothing has
-        changed.
+    def apply(self, plans: Mapping[HookPoint, P | None]) -> None:
+        """Puts each hook point's rules in force; None: it has none any more. A plan that is in force already costs
+        nothing. Raises KernelError or PlanError, and then nothing has changed.
         """
-        points = self._reserve([name for name, plan in plans.items() if plan])
-        loaded = self._load([(plan, points[plan.syscall].attachment) for plan in plans.values() if plan])
-        before = {name: dict(point.programs) for name, point in points.items()}
-        try:
-            for name, point in points.items():
-                self._swap(name, point, loaded[name])
-        except (KernelError, OSError):
-            for name, point in points.items():
-                self._restore(name, point, before[name])
-            raise
-        self._points |= points
-        for name in [name for name, plan in plans.items() if plan is None and name in self._points]:
-            self._detach(name, self._points.pop(name))
+        self.settle()
+        asked = [plan for plan in plans.values() if plan is not None and not self._is_in_force(plan)]
+        self._check_room([plan.point for plan in asked])
+        with ExitStack() as undo:
+            changes = {plan.point: self._begin(plan) for plan in asked}
+            undo.callback(self._take_back, changes.values())
+            loaded = self._load(changes)
+            for point, change in changes.items():
+                self._attach(change, loaded[point])
+            for point, change in changes.items():
+                self._swap(change, loaded[point], undo)
+            undo.pop_all()
+        for point, change in changes.items():
+            self._commit(change, loaded[point])
+        self._remove([point for point, plan in plans.items() if plan is None and point in self._points])
+        self._settle_if_possible()
+
+    def settle(self) -> bool:
+        """Takes down what only calls of earlier rules still needed, where none does any more; frees the slots of
+        earlier programs. True when nothing of earlier rules is left: their policies' bits may be used again.
+        """
+        settling = [state for state in self._points.values() if state.settling]
+        if settling:
+            self._parts.grace.wait()  # a call that still ran the old rules at the entry may wait now
+            waiting = self._parts.waiting()
+            for state in settling:
+                if state.attachment not in waiting:
+                    self._drop_half(state, Side.EXIT)
+                    state.settling = False
+        self._reclaim()
+        return not any(state.settling for state in self._points.values())
 
     def missed(self) -> int:
         """Calls that the kernel did not hand to the rules, since its processor was in another BPF program."""
-        points = list(self._points.values())
-        return sum(bpf.recursion_misses(program.fileno()) for point in points for program in point.dispatchers.values())
+        return self._missed_before + sum(_missed(state) for state in list(self._points.values()))
+
+    def describe(self) -> tuple[PointStatus, ...]:
+        """Every hook point, in the order of `points`."""
+        return tuple(self._status(point, self._points[point]) for point in self.points())
 
     def close(self) -> None:
-        while self._points:
-            self._detach(*self._points.popitem())
+        """Detaches everything."""
+        self._remove(list(self._points))
+        self._parts.grace.close()
 
-    def _reserve(self, names: list[str]) -> dict[str, _Point]:
-        """The hook points by name; those that are new get an index that is free and a serial number that never was."""
-        used = {point.index for point in self._points.values()}
-        free = iter([index for index in range(MAX_HOOK_POINTS) if index not in used])
-        points = {}
-        for name in names:
-            point = self._points.get(name)
-            if point is None:
-                self._attachments += 1
-                index = next(free, None)
-                if index is None:
-                    raise KernelError(f"more than {MAX_HOOK_POINTS} system calls are hooked")
-                point = _Point(index, self._attachments)
-            points[name] = point
-        return points
+    def _is_in_force(self, plan: P) -> bool:
+        state = self._points.get(plan.point)
+        return state is not None and state.asked == plan
 
-    def _load(self, plans: list[tuple[HookPlan, int]]) -> dict[str, dict[Side, bpf.Fd]]:
-        loaded: dict[str, dict[Side, bpf.Fd]] = {}
-        for start in range(0, len(plans), BATCH):
-            loaded |= self._load_batch(plans[start : start + BATCH])
-        return loaded
+    def _check_room(self, points: list[HookPoint]) -> None:
+        number = len(self._points.keys() | set(points))
+        if number > MAX_HOOK_POINTS:
+            raise KernelError(f"{number} hook points, at most {MAX_HOOK_POINTS}", 0, "have fewer of them in policies")
 
-    def _load_batch(self, plans: list[tuple[HookPlan, int]]) -> dict[str, dict[Side, bpf.Fd]]:
-        names = {enter_name(plan): (plan.syscall, Side.ENTER) for plan, _ in plans}
-        names |= {exit_name(plan): (plan.syscall, Side.EXIT) for plan, _ in plans if plan.reads_text}
-        source = ProgramSource(compile_module(plans), dict.fromkeys(names, bpf.ProgType.TRACEPOINT))
-        loaded: dict[str, dict[Side, bpf.Fd]] = {}
-        for name, fd in self._loader.load(source).items():
-            syscall, side = names[name]
-            loaded.setdefault(syscall, {})[side] = fd
-        return loaded
+    def _begin(self, plan: P) -> _Change[P]:
+        state = self._points.get(plan.point)
+        if state is None:
+            self._attachments += 1
+            state = _Point(plan, self._attachments)
+        return _Change(plan, state, self._parts.arrays[PROGRAM_TYPES[plan.point.kind]])
 
-    def _swap(self, name: str, point: _Point, programs: dict[Side, bpf.Fd]) -> None:
-        """The exit first: a call that the new entry rules defer finds its exit watched. It stays watched until the
-        hook point goes.
+    def _load(self, changes: Mapping[HookPoint, _Change[P]]) -> dict[HookPoint, Loaded[P]]:
+        drafts = [_draft(change) for change in changes.values()]
+        return self._parts.loader.load(drafts, lambda plan: self._place(changes[plan.point], plan))
+
+    def _place(self, change: _Change[P], plan: P) -> Placement:
+        """Slots for its programs. A side that is watched gets its programs anew even when the plan does not need it:
+        calls of the earlier rules may still come to it.
         """
+        change.array.give_back(slot for slots in change.further.values() for slot in slots)
+        change.further = {}
+        sides = [Side.ENTER]
+        if plan.has_return or Side.EXIT in change.state.halves:
+            check_side(plan.point, Side.EXIT)
+            sides.append(Side.EXIT)
+        slots: dict[Side, tuple[int, ...]] = {}
+        for side in sides:
+            if side not in change.state.halves and side not in change.fresh:
+                (change.fresh[side],) = change.array.take(1)
+            change.further[side] = change.array.take(len(plan.chunks) - 1)
+            slots[side] = (change.head(side), *change.further[side])
+        self._generations += 1
+        return Placement(change.state.attachment, self._generations, slots[Side.ENTER], slots.get(Side.EXIT, ()))
+
+    def _attach(self, change: _Change[P], loaded: Loaded[P]) -> None:
+        """What is not yet, to heads that are empty."""
+        point = change.asked.point
         for side in (Side.EXIT, Side.ENTER):
-            if side not in programs:
-                continue
-            self._set_slot(point, side, programs[side])
-            point.programs[side] = programs[side]
-            if side not in point.links:
-                self._attach(name, point, side)
-        if Side.EXIT in point.programs and Side.EXIT not in programs:  # no rule defers a call any more
-            bpf.delete(self._slots, struct.pack("<I", _slot(point, Side.EXIT)))
-            del point.programs[Side.EXIT]
+            if side in change.fresh and side in loaded.heads:
+                pin = self._parts.links / pin_name(point, side, change.state.attachment)
+                place = Place(change.array.fd, change.fresh[side], pin)
+                change.attached[side] = self._parts.attacher.attach(point, side, place)
 
-    def _attach(self, name: str, point: _Point, side: Side) -> None:
-        program, link = self._tracepoints.attach(name, side, self._slots, _slot(point, side))
-        point.links[side], point.dispatchers[side] = link, program
-        bpf.pin(link.fileno(), str(self._pin(name, side)))
+    def _swap(self, change: _Change[P], loaded: Loaded[P], undo: ExitStack) -> None:
+        for side in (Side.EXIT, Side.ENTER):
+            if side in loaded.heads:
+                head = change.head(side)
+                undo.callback(_put_back, change.array, head, change.array.get(head))
+                change.array.put(head, loaded.heads[side])
 
-    def _restore(self, name: str, point: _Point, before: dict[Side, bpf.Fd]) -> None:
-        """Back to the rules that were in force; a hook point that had none is detached again."""
-        if not before:
-            self._detach(name, point)
+    def _commit(self, change: _Change[P], loaded: Loaded[P]) -> None:
+        state = change.state
+        for side, head in loaded.heads.items():
+            head.close()  # the slot holds it
+            if side in change.attached:
+                state.halves[side] = _Half(change.fresh[side], change.attached[side])
+            half = state.halves[side]
+            self._retire(change.array, half.further)
+            half.further = change.further[side]
+        for side in change.further.keys() - loaded.heads.keys():  # the compiler had no programs for it
+            self._retire(change.array, change.further[side])
+        for side in change.fresh.keys() - loaded.heads.keys():
+            self._retire(change.array, (change.fresh[side],))
+        state.asked, state.halvings = change.asked, loaded.halvings
+        state.settling = Side.EXIT in state.halves and not change.asked.has_return
+        self._points[change.asked.point] = state
+
+    def _take_back(self, changes: Iterable[_Change[P]]) -> None:
+        """What a change that failed has attached and taken. A program may be on its way through its slots."""
+        for change in changes:
+            for attachment in change.attached.values():
+                attachment.detach()
+            slots = (*change.fresh.values(), *(slot for slots in change.further.values() for slot in slots))
+            self._retire(change.array, slots, tuple(change.attached.values()))
+
+    def _remove(self, points: Iterable[HookPoint]) -> None:
+        """Each of them, also after one that fails. The entry first: nothing is deferred to a return that nobody
+        watches.
+        """
+        with ExitStack() as stack:
+            for state in [self._points.pop(point) for point in points]:
+                for side in (Side.EXIT, Side.ENTER):  # the last one is called first
+                    if side in state.halves:
+                        stack.callback(self._drop_half, state, side)
+
+    def _drop_half(self, state: _Point[P], side: Side) -> None:
+        half = state.halves[side]
+        array = self._parts.arrays[PROGRAM_TYPES[state.asked.point.kind]]
+        try:
+            array.empty(half.head)
+            self._missed_before += half.attachment.misses()
+        finally:
+            del state.halves[side]
+            self._retire(array, (half.head, *half.further), (half.attachment,))
+            half.attachment.detach()
+
+    def _retire(self, array: SlotArray, slots: tuple[int, ...], dispatchers: tuple[Attachment, ...] = ()) -> None:
+        if slots:
+            self._retired.append(_Retired(array, slots, dispatchers))
+
+    def _reclaim(self) -> None:
+        """Empties and frees slots that nothing leads to; those of dispatchers that are not gone yet wait longer."""
+        ready = [retired for retired in self._retired if all(each.is_gone() for each in retired.dispatchers)]
+        if not ready:
             return
-        for side, program in before.items():
-            self._set_slot(point, side, program)
-        point.programs = before
+        self._parts.grace.wait()
+        for retired in ready:
+            for slot in retired.slots:
+                retired.array.empty(slot)
+            self._retired.remove(retired)
+            retired.array.give_back(retired.slots)
 
-    def _detach(self, name: str, point: _Point) -> None:
-        for side, link in point.links.items():
-            self._pin(name, side).unlink(missing_ok=True)
-            link.close()
-            point.dispatchers[side].close()
-        for side in Side:
-            bpf.delete(self._slots, struct.pack("<I", _slot(point, side)))
+    def _settle_if_possible(self) -> None:
+        """The change is made, whatever comes; what is left is tried again with the next one, which fails if it must."""
+        try:
+            self.settle()
+        except (KernelError, OSError) as error:
+            log.warning("slots of earlier rules are not free yet", extra=fields(error=str(error)))
 
-    def _set_slot(self, point: _Point, side: Side, program: bpf.Fd) -> None:
-        bpf.update(self._slots, struct.pack("<I", _slot(point, side)), struct.pack("<I", program.fileno()))
+    def _status(self, point: HookPoint, state: _Point[P]) -> PointStatus:
+        array = self._parts.arrays[PROGRAM_TYPES[point.kind]]
+        slots = [slot for half in state.halves.values() for slot in (half.head, *half.further)]
+        return PointStatus(
+            point,
+            tuple(through(point, side) for side in Side if side in state.halves),
+            tuple(state.halves[side].attachment.program for side in Side if side in state.halves),
+            len(slots),
+            sum(array.instructions(slot) for slot in slots),
+            _missed(state),
+            state.settling,
+        )
 
-    def _pin(self, name: str, side: Side) -> Path:
-        return self._links / f"{side.value}_{name}"
+
+def _missed(state: _Point[P]) -> int:
+    return sum(half.attachment.misses() for half in list(state.halves.values()))
 
 
-def _slot(point: _Point, side: Side) -> int:
-    return 2 * point.index + (side is Side.EXIT)
+def _draft(change: _Change[P]) -> Draft[P]:
+    """Rules that had to be in smaller programs begin with these, unless they have become fewer."""
+    fewer = len(change.asked.chunks) < len(change.state.asked.chunks)
+    return make_draft(change.asked, 0 if fewer else change.state.halvings)
+
+
+def _put_back(array: SlotArray, head: int, program: bpf.Fd | None) -> None:
+    if program is None:
+        array.empty(head)
+        return
+    with program:
+        array.put(head, program)
+
+
+def open_hookpoints(loader: Loader, maps: Maps, tracefs: Path, links: Path) -> HookPoints[PointPlan]:
+    """links: the directory for pins."""
+    arrays = {kind: SlotArray(name, maps.fileno(name), MAX_PROGRAM_SLOTS) for kind, name in SLOT_MAPS.items()}
+    points: PointLoader[PointPlan] = PointLoader(loader, codegen, arrays)
+    return HookPoints(PointParts(points, Attacher(tracefs), arrays, Grace(), lambda: waiting_attachments(maps), links))

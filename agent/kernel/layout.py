@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from agent.kernel.bpf import NO_PREALLOC, MapType
+from agent.policy.automaton import TABLE_BYTES
 
 POLICY_WORDS = 16
 STATE_PENDING = 1
@@ -36,8 +37,11 @@ COUNTERS = (
     "unwatched",
     "held",
     "notice_lost",
+    "lineage_full",
+    "no_context",
+    "return_lost",
 )
-FILES = {1: "bpf/lib/syscall.h", 2: "bpf/base/base.c", 3: "bpf/base/doors.c"}  # PG_FILE
+FILES = {1: "bpf/lib/syscall.h", 2: "bpf/base/base.c", 3: "bpf/base/doors.c", 4: "bpf/lib/rules.h"}  # PG_FILE
 
 DOORS = struct.Struct("<IIQQQQ")
 HELD = struct.Struct("<QQQ")
@@ -50,8 +54,48 @@ MAX_STRANGERS = 8192  # containers' cgroups, announced ones until they are bound
 MAX_HELD = 4096
 MAX_ENTERING = 16384  # processes of exec helpers at once
 
+CONTEXTS = 4  # PG_CONTEXTS
+SLOTS = 16  # PG_SLOTS
+STRING_BYTES = 4368
+CALL_BYTES = 3848
+RECORD_BYTES = 80 + 16384 + 4352
+RETURN_BYTES = 8848
+RETURN_KEY = struct.Struct("<QQII")
+STRING_CONTEXT_AT = 12  # struct pg_string.context
+CALL_CONTEXT_AT = 4  # struct pg_call.context
+
+# enum pg_stat_index of bpf/maps/stats.h, in its order
+STATS = (
+    *("post", "nopost", "sigkill", "signal", "override", "notify_enforcer", "set", "rate_limited"),
+    *("monitor_sigkill", "monitor_signal", "monitor_override", "monitor_notify_enforcer", "monitor_set"),
+    *("failed", "track_sock", "reserved"),
+)
+STAT = struct.Struct(f"<{len(STATS)}Q")
+STAT_RETURN = 0x8000
+MODES = struct.Struct(f"<{POLICY_WORDS}Q")
+MAX_STATS = 65536  # selectors of all policies, those of the return counted twice
+MAX_RATES = 16384  # equal events in all rate-limited selectors; the least used go first
+MAX_AUTOMATA = 4096  # SubString filters whose values differ
+MAX_ENFORCER = 4096  # threads between a NotifyEnforcer and the call that it means
+MAX_RETURNS = 4096  # calls whose return a rule waits for, one for each program of the hook point
+
 MAX_DEFERRED = 16384  # calls that wait for their exit, one a thread
 MAX_EXEC_TEXTS = 1024  # of them those of an execve, until it has returned
+
+# bpf/maps/process.h: struct pg_lineage: start, written, scanned, four times PG_LINEAGE_WORDS, capability sets,
+# namespaces, snapshot, unknown, slack, reserved
+LINEAGE_WORDS = 4
+LINEAGE = struct.Struct("<QQQ16Q3Q10IIIII")
+LINEAGE_STATE = struct.Struct("<IIII")
+NOTE = struct.Struct(f"<IIiI{LINEAGE.size}s")
+MAX_LINEAGE = 65536  # processes that descend from what policies follow; with conditions on changes every process
+LOST_MARKS = 65536  # PG_LOST_MARKS
+LINEAGE_EVENTS = 3  # enum pg_lineage_event: programs in a set
+LINEAGE_SLOTS = 1 + 2 * LINEAGE_EVENTS  # slot 0 is nobody's: a set of 0 says that there is none
+
+# In each PROG_ARRAY: two heads for each of hookpoints.MAX_HOOK_POINTS, and three times as many for the further programs
+# of their chains, the new beside the old. A slot is 8 bytes of memory.
+MAX_PROGRAM_SLOTS = 4096
 
 _WORD = (1 << 64) - 1
 
@@ -78,11 +122,19 @@ def map_specs(ring_bytes: int, bindings: int) -> tuple[MapSpec, ...]:
         MapSpec("search", MapType.ARRAY, 4, 4, 1),
         MapSpec("counters", MapType.PERCPU_ARRAY, 4, 8, len(COUNTERS)),
         MapSpec("errors", MapType.HASH, ERROR_SITE.size, 8, 256, NO_PREALLOC),
-        MapSpec("strings", MapType.PERCPU_ARRAY, 4, 4360, 10),
-        MapSpec("call", MapType.PERCPU_ARRAY, 4, 72 + 8 * 1024, 1),
-        MapSpec("record", MapType.PERCPU_ARRAY, 4, 152 + 16384 + 4352, 1),
+        MapSpec("strings", MapType.PERCPU_ARRAY, 4, STRING_BYTES, CONTEXTS * SLOTS),
+        MapSpec("calls", MapType.PERCPU_ARRAY, 4, CALL_BYTES, CONTEXTS),
+        MapSpec("records", MapType.PERCPU_ARRAY, 4, RECORD_BYTES, CONTEXTS),
         MapSpec("events", MapType.RINGBUF, 0, 0, ring_bytes),
-        MapSpec("deferred", MapType.HASH, 8, 56, MAX_DEFERRED, NO_PREALLOC),
+        MapSpec("deferred", MapType.HASH, 8, 112, MAX_DEFERRED, NO_PREALLOC),
+        MapSpec("awaited", MapType.HASH, RETURN_KEY.size, 104, MAX_DEFERRED, NO_PREALLOC),
+        MapSpec("returns", MapType.HASH, RETURN_KEY.size, RETURN_BYTES, MAX_RETURNS, NO_PREALLOC),
+        MapSpec("return_scratch", MapType.PERCPU_ARRAY, 4, RETURN_BYTES, CONTEXTS),
+        MapSpec("stats", MapType.HASH, 8, STAT.size, MAX_STATS, NO_PREALLOC),
+        MapSpec("modes", MapType.ARRAY, 4, MODES.size, 1),
+        MapSpec("rates", MapType.LRU_HASH, 24, 8, MAX_RATES),
+        MapSpec("automata", MapType.HASH, 4, TABLE_BYTES, MAX_AUTOMATA, NO_PREALLOC),
+        MapSpec("enforcer", MapType.HASH, 8, 4, MAX_ENFORCER, NO_PREALLOC),
         MapSpec("exec_text", MapType.HASH, 8, 4096, MAX_EXEC_TEXTS, NO_PREALLOC),
         MapSpec("exec_scratch", MapType.PERCPU_ARRAY, 4, 4096, 1),
         MapSpec("selfcheck", MapType.ARRAY, 4, SELFCHECK.size, 1),
@@ -93,7 +145,15 @@ def map_specs(ring_bytes: int, bindings: int) -> tuple[MapSpec, ...]:
         MapSpec("held", MapType.HASH, 4, HELD.size, MAX_HELD, NO_PREALLOC),
         MapSpec("hook", MapType.ARRAY, 4, HOOK.size, 1),
         MapSpec("notices", MapType.RINGBUF, 0, 0, NOTICE_RING),
-        MapSpec("slots", MapType.PROG_ARRAY, 4, 4, 1024),
+        MapSpec("lineage", MapType.HASH, 4, LINEAGE.size, MAX_LINEAGE, NO_PREALLOC),
+        MapSpec("lineage_lost", MapType.ARRAY, 4, LOST_MARKS, 2),
+        MapSpec("lineage_state", MapType.ARRAY, 4, LINEAGE_STATE.size, 1),
+        MapSpec("lineage_slots", MapType.PROG_ARRAY, 4, 4, LINEAGE_SLOTS),
+        MapSpec("lineage_draft", MapType.PERCPU_ARRAY, 4, LINEAGE.size, 1),
+        MapSpec("lineage_note", MapType.ARRAY, 4, NOTE.size, 1),
+        MapSpec("slots", MapType.PROG_ARRAY, 4, 4, MAX_PROGRAM_SLOTS),
+        MapSpec("slots_raw", MapType.PROG_ARRAY, 4, 4, MAX_PROGRAM_SLOTS),
+        MapSpec("slots_probe", MapType.PROG_ARRAY, 4, 4, MAX_PROGRAM_SLOTS),
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -34,6 +35,9 @@ MAX_ANSWER = 1 << 20
 MAX_PROGRAMS = 250  # in one message: SCM_MAX_FD is 253
 LOG_LINES = 12
 LOG_BYTES = 65536
+# LLVM's BPF back end ends the process when a function's variables do not fit: more of them than registers, in one that
+# is too long.
+_STACK = re.compile(r"in function (?P<program>\w+).*BPF stack limit")
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
 
 
@@ -122,7 +126,7 @@ class Loader:
     def _failure(self, process: subprocess.Popen[bytes], error: Exception, log: int) -> LoaderError:
         """What a loader that did not answer died of."""
         if isinstance(error, TimeoutError):
-            return LoaderError("deadline", f"no answer in {self._limits.deadline_s:g} s; it was ended")
+            return LoaderError("deadline", f"no answer in {self._limits.deadline_s:g} s; it was ended", True)
         try:
             status = process.wait(2.0)
         except subprocess.TimeoutExpired:
@@ -131,10 +135,12 @@ class Loader:
         limit = f"address space limit {self._limits.memory_bytes >> 20} MiB"
         words = log_tail(log)
         if "bad_alloc" in words or "MemoryError" in words or "out of memory" in words.lower():
-            return LoaderError("memory", f"{limit} reached; {words}")
+            return LoaderError("memory", f"{limit} reached; {words}", True)
         if -status in CRASHES:
             ended = f"the compiler died of {signal.Signals(-status).name}: the rules of a call may be too many for it"
-            return LoaderError("compile", f"{ended} ({limit}); {words}")
+            return LoaderError("compile", f"{ended} ({limit}); {words}", True)
+        if found := _STACK.search(words):
+            return LoaderError("compile", words, True, (found["program"],))
         return LoaderError("start", f"it ended with status {status} ({limit}); {words}")
 
 
@@ -173,10 +179,17 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 def _take(answer: dict[str, object], fds: list[int], source: ProgramSource, log: int) -> dict[str, bpf.Fd]:
     owned = [bpf.Fd(fd) for fd in fds]
     if answer.get("stage"):
-        raise LoaderError(str(answer["stage"]), f"{answer.get('error', '')}: {log_tail(log)}".strip(": "))
+        raise _refusal(answer, log_tail(log))
     if len(owned) != len(source.programs):
         raise LoaderError("load", f"{len(owned)} descriptors for {len(source.programs)} programs")
     return dict(zip(source.programs, owned, strict=True))
+
+
+def _refusal(answer: dict[str, object], log: str) -> LoaderError:
+    programs = answer.get("programs")
+    names = tuple(map(str, programs)) if isinstance(programs, list) else ()
+    words = f"{answer.get('error', '')}: {log}".strip(": ")
+    return LoaderError(str(answer["stage"]), words, answer.get("too_large") is True, names)
 
 
 def log_tail(log: int) -> str:

@@ -8,6 +8,7 @@ the verifier's words to standard error, which the agent reads. It ends as soon a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -16,6 +17,8 @@ import struct
 import sys
 from typing import Any
 
+from agent.kernel import bpf
+from agent.kernel.errors import KernelError
 from rthook.priority import set_priority
 
 LENGTH = struct.Struct("<I")
@@ -23,6 +26,8 @@ INSTRUCTION_BYTES = 8
 # A jump's offset has 16 bits. LLVM wraps one that is longer without a word, and what the verifier then sees may
 # pass as another program.
 MAX_INSTRUCTIONS = (1 << 15) - 1
+# The verifier's other bound, 8,192 branches that it has still to follow (push_stack of kernel/bpf/verifier.c: EFAULT).
+TOO_COMPLEX = "jumps is too complex"
 NO_CORE = (0, 0)
 NICE = -10  # an administrator waits, and half a second of work ends it
 
@@ -53,26 +58,54 @@ def answer(channel: socket.socket, message: dict[str, object], fds: list[int]) -
     channel.sendall(packet)
 
 
-def compile_and_load(request: dict[str, Any]) -> tuple[dict[str, object], list[int], object]:
-    """The answer, the descriptors, and the bcc object that must live until they are sent."""
+def compile_and_load(request: dict[str, Any]) -> tuple[dict[str, object], list[bpf.Fd]]:
+    """The answer and the descriptors."""
     from bcc import BPF, lib
 
+    programs: dict[str, int] = request["programs"]
     try:
         module = BPF(text=request["text"], cflags=request["flags"])
     except Exception as error:  # noqa: BLE001 - bcc raises bare Exception; its words are the answer
-        return {"stage": "compile", "error": _words(error)}, [], None
-    for name in request["programs"]:
-        size = lib.bpf_function_size(module.module, name.encode()) // INSTRUCTION_BYTES
-        if size > MAX_INSTRUCTIONS:
-            reason = (
-                f"{name} has {size} instructions, at most {MAX_INSTRUCTIONS}: use fewer or shorter values on this call"
-            )
-            return {"stage": "compile", "error": reason}, [], None
+        return _refusal("compile", _words(error)), []
+    sizes = {name: lib.bpf_function_size(module.module, name.encode()) // INSTRUCTION_BYTES for name in programs}
+    long = [name for name, size in sizes.items() if size > MAX_INSTRUCTIONS]
+    if long:
+        reason = f"{long[0]} has {sizes[long[0]]} instructions, at most {MAX_INSTRUCTIONS}"
+        return _refusal("compile", reason, long), []
+    absent = [name for name, size in sizes.items() if not size]
+    if absent:
+        return _refusal("load", f"no program {absent[0]} in the text"), []
+    return load(module, programs)
+
+
+def load(module: Any, programs: dict[str, int]) -> tuple[dict[str, object], list[bpf.Fd]]:
+    """Program by program; after one that is too large the others are tried as well: they may be too."""
+    fds, large = [], []
+    for name, kind in programs.items():
+        try:
+            fds.append(bpf.load_program(bpf.ProgType(kind), module.dump_func(name), name))
+        except KernelError as error:
+            if error.code != errno.E2BIG and TOO_COMPLEX not in error.hint:
+                return _explain(module, name, kind, error), []
+            large.append(name)
+    if large:
+        return _refusal("load", f"the verifier gave up on {large[0]}: it is too large", large), []
+    return {"programs": list(programs)}, fds
+
+
+def _explain(module: Any, name: str, kind: int, refused: KernelError) -> dict[str, object]:
+    """bcc has the compiler's line numbers: it loads the program again, and the verifier's words are on standard error
+    with the lines of C that they are about.
+    """
     try:
-        fds = [module.load_func(name, kind).fd for name, kind in request["programs"].items()]
+        module.load_func(name, kind)
     except Exception as error:  # noqa: BLE001
-        return {"stage": "load", "error": _words(error)}, [], None
-    return {"programs": list(request["programs"])}, fds, module
+        return _refusal("load", _words(error))
+    return _refusal("load", str(refused))
+
+
+def _refusal(stage: str, reason: str, large: list[str] | None = None) -> dict[str, object]:
+    return {"stage": stage, "error": reason, "too_large": bool(large), "programs": large or []}
 
 
 def _words(error: Exception) -> str:
@@ -86,10 +119,10 @@ def main() -> int:
         print(f"loader: {reason}", file=sys.stderr)
     resource.setrlimit(resource.RLIMIT_CORE, NO_CORE)
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
-    message, fds, module = compile_and_load(receive(channel))
-    answer(channel, message, fds)
+    message, fds = compile_and_load(receive(channel))
+    answer(channel, message, [fd.fileno() for fd in fds])
     sys.stderr.flush()
-    os._exit(0 if module else 1)  # bcc's own tear-down is of no use to anyone
+    os._exit(0 if fds else 1)  # bcc's own tear-down is of no use to anyone
 
 
 if __name__ == "__main__":

@@ -14,7 +14,10 @@ from pathlib import Path
 from agent.kernel import bpf
 from agent.kernel.errors import KernelError
 from agent.kernel.layout import (
+    CALL_BYTES,
+    CALL_CONTEXT_AT,
     CGROUP_KEY,
+    CONTEXTS,
     COUNTERS,
     ERROR_SITE,
     FILES,
@@ -22,8 +25,11 @@ from agent.kernel.layout import (
     NESTED_MAX,
     QUARANTINE,
     SELFCHECK,
+    SLOTS,
     STATE_ARMED,
     STATE_PENDING,
+    STRING_BYTES,
+    STRING_CONTEXT_AT,
     BindingRecord,
     MapSpec,
 )
@@ -58,7 +64,21 @@ class Maps:
             fd = bpf.create_map(spec.kind, spec.key, spec.value, spec.entries, f"pg_{spec.name}", spec.flags)
             bpf.pin(fd.fileno(), str(pins / spec.name))
             fds[spec.name] = fd
-        return cls(fds)
+        maps = cls(fds)
+        maps._number_contexts()
+        return maps
+
+    def _number_contexts(self) -> None:
+        """Each element of a call's scratch memory knows which set it belongs to: bpf/maps/call.h."""
+        cpus = possible_cpus()
+        for name, elements, size, at, each in (
+            ("strings", CONTEXTS * SLOTS, STRING_BYTES, STRING_CONTEXT_AT, SLOTS),
+            ("calls", CONTEXTS, CALL_BYTES, CALL_CONTEXT_AT, 1),
+        ):
+            for index in range(elements):
+                value = bytearray(size)
+                struct.pack_into("<I", value, at, index // each)
+                bpf.update(self.fileno(name), struct.pack("<I", index), bytes(value) * cpus)
 
     def fileno(self, name: str) -> int:
         return self._fds[name].fileno()
@@ -294,9 +314,9 @@ def read_errors(maps: Maps) -> list[tuple[str, int, int]]:
 def drop_dead_calls(maps: Maps, lives: Callable[[int], bool]) -> int:
     """Takes out calls that wait for an exit which does not come: their threads died. lives: by thread id."""
     dropped = 0
-    for name in ("deferred", "exec_text"):
-        for key in bpf.keys(maps.fileno(name), 8):
-            if not lives(int.from_bytes(key, "little") & 0xFFFFFFFF):
+    for name, size in (("deferred", 8), ("exec_text", 8), ("enforcer", 8), ("awaited", 24), ("returns", 24)):
+        for key in bpf.keys(maps.fileno(name), size):
+            if not lives(int.from_bytes(key[:4], "little")):
                 dropped += bpf.delete(maps.fileno(name), key)
     return dropped
 

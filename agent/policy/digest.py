@@ -1,42 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """The digest of what a policy says: the same for two texts that differ in comments, order of keys or spelling."""
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
-from agent.policy.model import ArgMatch, LabelSelector, PolicyKind, Selector, SyscallHook
+from agent.policy.model import Policy
 
 
-def digest_content(
-    kind: PolicyKind,
-    name: str,
-    namespace: str | None,
-    hooks: tuple[SyscallHook, ...],
-    pod_selector: LabelSelector | None,
-) -> str:
-    """SHA-256, 64 hexadecimal digits, of a canonical JSON text of the arguments."""
-    content = [kind.value, name, namespace, [_hook(hook) for hook in hooks], _pods(pod_selector)]
-    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
+def digest_policy(policy: Policy) -> str:
+    """SHA-256, 64 hexadecimal digits, of a canonical JSON text of all fields that take part in comparisons, but for
+    `text_digest` itself.
+    """
+    content = _plain(dataclasses.replace(policy, text_digest=""))
+    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _hook(hook: SyscallHook) -> list[Any]:
-    args = [[arg.index, arg.type.value, arg.size_arg] for arg in hook.args]
-    return [hook.syscall, hook.call, args, [_selector(selector) for selector in hook.selectors]]
-
-
-def _selector(selector: Selector) -> list[Any]:
-    actions = [[action.kind.value, action.signal] for action in selector.actions]
-    return [[_match(match) for match in selector.match_args], actions]
-
-
-def _match(match: ArgMatch) -> list[Any]:
-    values = [value.hex() if isinstance(value, bytes) else value for value in match.values]
-    return [match.index, match.operator.value, values]
-
-
-def _pods(selector: LabelSelector | None) -> list[Any] | None:
-    if selector is None:
-        return None
-    return [[requirement.key, requirement.operator.value, requirement.values] for requirement in selector.requirements]
+def _plain(value: Any) -> Any:
+    """A value of the model as JSON has it; the names of its class and fields keep different ones apart."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value) if each.compare}
+        return [type(value).__name__, fields]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, bytes):
+        return ["bytes", value.hex()]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return value

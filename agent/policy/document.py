@@ -20,8 +20,11 @@ from agent.policy.model import Source
 
 # The API server's own bound for an object is 1.5 MiB on the wire (etcd's request limit); real policies have some KiB.
 MAX_FILE_BYTES = 1 << 20
-# The deepest field that a policy can have is nested 10 deep; managedFields mirror that once more.
+# The deepest field that a policy can have is nested 12 deep; managedFields mirror that once more.
 MAX_DEPTH = 32
+# A node takes some 250 bytes, so a file of nothing but brackets would take 130 MB; the 65,536 values that a policy may
+# have, and the fields around them, need fewer.
+MAX_NODES = 131_072
 
 # The C parser is some 20 times faster, and it alone takes tabs inside JSON.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -164,6 +167,7 @@ class _Builder:
         self._file = file
         self._problems = problems
         self._stack: list[_Frame] = []
+        self._nodes = 0
 
     def run(self, loader: Any) -> None:
         while loader.check_event():
@@ -180,8 +184,14 @@ class _Builder:
     def _source(self, event: Any) -> Source:
         return Source(self._file, event.start_mark.line + 1, event.start_mark.column + 1)
 
+    def _count(self, source: Source) -> None:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            self._problems.stop(source, f"the file has more than {MAX_NODES} keys and values", "split it")
+
     def _open(self, event: Any) -> None:
         source = self._source(event)
+        self._count(source)
         is_mapping = isinstance(event, yaml.MappingStartEvent)
         if event.tag not in (None, "!", _CORE + ("map" if is_mapping else "seq")):
             self._refuse_tag(source)
@@ -194,6 +204,7 @@ class _Builder:
 
     def _scalar(self, event: Any, loader: Any) -> Scalar:
         source = self._source(event)
+        self._count(source)
         kind = self._kind(event, loader, source)
         text: str = event.value
         if not text.isascii() and _SURROGATE.search(text):

@@ -47,8 +47,12 @@ class Problems:
         self._errors: list[PolicyError] = []
 
     def report(self, source: Source, what: str, advice: str) -> None:
-        """Note a fault. Raises PolicyErrors with all of them when there are MAX_ERRORS."""
-        self._errors.append(PolicyError(source.file, source.line, source.column, what, advice))
+        """Note a fault, once. Raises PolicyErrors with all of them when there are MAX_ERRORS."""
+        error = PolicyError(source.file, source.line, source.column, what, advice)
+        # What is used in several places, a macro or a list, is read as often.
+        if any(error.args == each.args for each in self._errors):
+            return
+        self._errors.append(error)
         if len(self._errors) == MAX_ERRORS:
             self.check()
 

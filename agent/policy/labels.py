@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nodes to label selectors."""
 
+from collections.abc import Callable
+
 from agent.policy import schemas
 from agent.policy.document import Mapping, Node, Scalar, ScalarKind
 from agent.policy.errors import Problems, quote
-from agent.policy.fields import Fields, check_string, describe, open_fields, read_word
+from agent.policy.fields import Fields, check_string, describe, open_fields
 from agent.policy.model import NAMESPACE_LABEL, LabelOperator, LabelSelector, Requirement
-from agent.policy.values import is_label_key, is_label_value
+from agent.policy.values import is_label_key, is_label_value, is_repository
 
 _LABEL_OPERATORS = {operator.value: operator for operator in LabelOperator}
 
+# What a container can be selected by: its name in the pod, and its image's name.
+CONTAINER_NAME = "name"
+CONTAINER_REPOSITORY = "repo"
+
 
 class LabelSelectorReader:
-    """Reads a Kubernetes label selector."""
+    """Reads a Kubernetes label selector: of a pod's labels, or with `of_containers` of a container's two keys."""
 
-    def __init__(self, problems: Problems) -> None:
+    def __init__(self, problems: Problems, of_containers: bool = False) -> None:
         self._problems = problems
+        self._of_containers = of_containers
 
     def read(self, node: Node) -> LabelSelector | None:
         """A label selector; `matchLabels` become In with one value."""
@@ -41,7 +48,7 @@ class LabelSelectorReader:
 
     def _label(self, key: Scalar, node: Node) -> Requirement | None:
         name = self._key(key)
-        value = self._value(node)
+        value = self._value(node, name)
         return Requirement(name, LabelOperator.IN, (value,)) if name is not None and value is not None else None
 
     def _expression(self, node: Node) -> Requirement | None:
@@ -50,11 +57,8 @@ class LabelSelectorReader:
             return None
         key_scalar = fields.string("key", required=True)
         key = None if key_scalar is None else self._key(key_scalar)
-        operator_scalar = fields.string("operator", required=True)
-        if operator_scalar is None:
-            return None
-        operator = read_word(operator_scalar, "operator", _LABEL_OPERATORS, (), self._problems)
-        values = [self._value(item) for item in fields.items("values")]
+        operator = fields.word("operator", "operator", _LABEL_OPERATORS)
+        values = [self._value(item, key) for item in fields.items("values")]
         if operator is not None:
             self._check_count(operator, len(values), fields)
         if key is None or operator is None:
@@ -72,6 +76,8 @@ class LabelSelectorReader:
             self._problems.report(fields.key_source("values"), what, "leave them out or use In or NotIn")
 
     def _key(self, scalar: Scalar) -> str | None:
+        if self._of_containers:
+            return self._container_key(scalar)
         if scalar.text == NAMESPACE_LABEL or is_label_key(scalar.text):
             return scalar.text
         what = f"{quote(scalar.text)} is not a label key"
@@ -79,11 +85,24 @@ class LabelSelectorReader:
         self._problems.report(scalar.source, what, advice)
         return None
 
-    def _value(self, node: Node) -> str | None:
+    def _container_key(self, scalar: Scalar) -> str | None:
+        if scalar.text in (CONTAINER_NAME, CONTAINER_REPOSITORY):
+            return scalar.text
+        what = f"a container cannot be selected by {quote(scalar.text)}"
+        self._problems.report(scalar.source, what, f"use {CONTAINER_NAME} or {CONTAINER_REPOSITORY}")
+        return None
+
+    def _value(self, node: Node, key: str | None) -> str | None:
         scalar = check_string(node, "a label's value", self._problems)
-        if scalar is None or is_label_value(scalar.text):
+        fits: Callable[[str], bool] = is_label_value
+        what, advice = "a label value", "'-', '_' and '.', beginning and ending with a letter or digit"
+        if self._of_containers and key != CONTAINER_NAME:
+            fits = is_repository
+            what, advice = "an image's name", "'-', '_', '.', ':' and '/', without a tag and a digest"
+        if scalar is None or fits(scalar.text):
             return None if scalar is None else scalar.text
-        what = f"{quote(scalar.text)} is not a label value"
-        advice = "write up to 63 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit"
-        self._problems.report(scalar.source, what, advice)
+        length = "up to 63 " if fits is is_label_value else ""
+        self._problems.report(
+            scalar.source, f"{quote(scalar.text)} is not {what}", f"write {length}letters, digits, {advice}"
+        )
         return None

@@ -1,147 +1,387 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From policies to hook plans: for each system call, all rules of all policies on it, and the texts that they read.
+"""From resolved policies to the plan of each hook point: all rules of all policies on it, in programs that fit.
 
-A rule is one hook of one policy. A text (string, bytes or the path behind a descriptor) is read once for a call
-whatever the number of rules that look at it; each distinct one has a slot. A slot that a selector compares is read
-before the rules run, one that is only reported is read after a hit.
+A rule is one hook of one policy at one hook point. What rules compare or report is a value; a program reads each of
+its values at most once for a call, whatever the number of rules that look at it. Rules that do not fit into one program
+go on in further ones, *chunks*, which tail-call each other; each chunk has its own values.
+
+What bounds a chunk is the verifier: it walks every path through the program and gives up after a million instructions,
+and a jump reaches 32,767. Nobody can tell beforehand what a program comes to, so rules have a weight, and a plan whose
+programs are refused is made anew with lighter ones (`halve`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
-from agent.policy.model import Arg, ArgType, Policy, Selector, SyscallHook
+from agent.policy.access import HookPoint, Input, InputKind, Memory, PointHook, PointKind, Value
+from agent.policy.automaton import Substrings, split
+from agent.policy.lineage import LineageTable
+from agent.policy.model import (
+    ArgFilter,
+    ArgType,
+    NamespaceType,
+    Operator,
+    Policy,
+    Selector,
+    WorkloadSelector,
+)
 from agent.workload.identity import PolicyId
 
-MAX_RULES = 1024  # PG_MAX_HITS of bpf/maps/events.h: every rule of a call may hit
-MAX_SLOTS = 7  # bpf/maps/strings.h: the slot after them is the process's binary
-# System calls whose length argument is an int in their SYSCALL_DEFINE, and which one that is.
-INT_LENGTHS = {
-    "bind": {2},
-    "connect": {2},
-    "getsockopt": {4},
-    "sendto": {5},
-    "setdomainname": {1},
-    "sethostname": {1},
-    "setsockopt": {4},
-    "syslog": {2},
-}
-EXEC_PATH_ARG = {"execve": 0, "execveat": 1}
+MAX_CHUNKS = 31  # the kernel allows 33 tail calls in a row, one of them the dispatcher's
+MAX_RULES = 64  # of a chunk: PG_MAX_HITS, and the bits of a word
+MAX_VALUES = 64  # of a chunk: the bits of a word
+MAX_TEXTS = 12  # PG_TEXTS of bpf/maps/strings.h
+MAX_NUMBERS = 40  # PG_NUMBERS of bpf/maps/call.h
+MAX_INPUTS = 12  # PG_INPUTS
+SYSCALL_ARGS = 6
+MAX_WEIGHT = 6000  # of a chunk: some 20,000 instructions
+RULE_WEIGHT = 20
+SUBSTRING_OPERATORS = frozenset({Operator.SUBSTRING, Operator.SUBSTRING_IGNORE_CASE})
+EXEC_CALLS = frozenset({"execve", "execveat"})
+_WORD_BYTES = 8
+_WITH_RETURN = frozenset({PointKind.SYSCALL, PointKind.UPROBE})
 
 
 class PlanError(Exception):
-    """The policies of one system call cannot be compiled together."""
+    """The policies of one hook point cannot be compiled together."""
 
-    def __init__(self, syscall: str, reason: str) -> None:
-        super().__init__(syscall, reason)
-        self.syscall = syscall
+    def __init__(self, point: str, reason: str) -> None:
+        super().__init__(point, reason)
+        self.point = point
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.syscall}: {self.reason}"
+        return f"{self.point}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedPolicy:
-    """A policy with its bit in the bindings and its serial number, which no other policy of this agent ever had."""
+    """A policy with its bit in the bindings and its serial number, which no other policy of this agent ever had.
+
+    hooks: resolved on this node; a rule's number is its place in them. value_ids: of every value in hooks.
+    workload_bits: the bits of its selectors' matchWorkloads. lineage: has what depends on a process's ancestors.
+    automata: the ids of its substrings' tables. host_namespaces: the inode numbers that `host_ns` means.
+    """
 
     policy: Policy
     bit: PolicyId
     serial: int
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Slot:
-    """One text of a call. kind: string, char_buf or fd.
-
-    size_arg: which argument has a char_buf's length in bytes; size_bits: how many of its bits the system call looks
-    at, 32 of an int. The rest of the register is the caller's to fill with anything.
-    """
-
-    index: int
-    kind: str
-    size_arg: int = -1
-    size_bits: int = 64
+    hooks: tuple[PointHook, ...] = ()
+    value_ids: Mapping[Value, int] = field(default_factory=dict)
+    workload_bits: Mapping[WorkloadSelector, PolicyId] = field(default_factory=dict)
+    lineage: LineageTable = field(default_factory=LineageTable)
+    automata: Mapping[Substrings, int] = field(default_factory=dict)
+    host_namespaces: Mapping[NamespaceType, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One hook of one policy. number: its place among the policy's hooks. slots: of each argument that is text, by
-    index.
-    """
+    """One hook of one policy at this hook point. returns: reported at the return."""
 
-    bit: PolicyId
-    serial: int
+    placed: PlacedPolicy
     number: int
-    types: dict[int, ArgType]
-    slots: dict[int, int]
-    selectors: tuple[Selector, ...]
+    hook: PointHook
 
     @property
-    def compared(self) -> frozenset[int]:
-        """Slots that the selectors look at."""
-        indexes = {match.index for selector in self.selectors for match in selector.match_args}
-        return frozenset(slot for index, slot in self.slots.items() if index in indexes)
+    def selectors(self) -> tuple[Selector, ...]:
+        return self.hook.hook.selectors
+
+    @property
+    def returns(self) -> bool:
+        return self.hook.hook.returns
+
+    @property
+    def reported(self) -> tuple[Value, ...]:
+        """The values of its events that are known at the entry."""
+        return reported(self.hook)
+
+    @property
+    def reported_late(self) -> tuple[Value, ...]:
+        """Those that are known at the return."""
+        return reported_late(self.hook)
+
+    @property
+    def compared(self) -> tuple[Value, ...]:
+        """The values that its selectors' filters look at, at the entry."""
+        filters = (f for selector in self.selectors for f in filtered(self, selector))
+        found = [value for values in filters for value in values[1]]
+        return tuple(dict.fromkeys([*found, *(self.reported if self.has_rate else ())]))
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether events may come too soon after equal ones, so that what they report is known before they are made."""
+        return any(a.rate_ms for s in self.selectors for a in (*s.actions, *s.return_actions))
+
+    @property
+    def weight(self) -> int:
+        """How much of a program it takes, about; in the unit of one comparison of eight bytes."""
+        return RULE_WEIGHT + sum(map(_selector_weight, self.selectors))
+
+
+def reported(hook: PointHook) -> tuple[Value, ...]:
+    """What events tell that is known at the entry."""
+    return tuple(value for value in _declared(hook) if not value.at_return)
+
+
+def reported_late(hook: PointHook) -> tuple[Value, ...]:
+    """What events tell that is known at the return: copies of arguments, and what was returned."""
+    late = tuple(value for value in _declared(hook) if value.at_return)
+    return (*late, hook.return_value) if hook.return_value else late
+
+
+def values_of(hook: PointHook) -> tuple[Value, ...]:
+    """All that events tell, each once."""
+    return tuple(dict.fromkeys((*reported(hook), *reported_late(hook))))
+
+
+def _declared(hook: PointHook) -> Iterator[Value]:
+    for _, value in (*hook.args, *hook.data):
+        if value:
+            yield value
+            if value.type is ArgType.FD:
+                yield descriptor_number(value)
+
+
+def descriptor_number(value: Value) -> Value:
+    """What is reported beside the path of a descriptor."""
+    return Value(ArgType.INT, value.read, at_return=value.at_return)
+
+
+def filtered(rule: Rule, selector: Selector) -> Iterator[tuple[ArgFilter, tuple[Value, ...]]]:
+    """The filters of a selector on arguments and data, each with the values that it looks at."""
+    for filters, declared in ((selector.args, rule.hook.args), (selector.data, rule.hook.data)):
+        for each in filters:
+            values = tuple(declared[position][1] for position in each.positions)
+            yield each, tuple(value for value in values if value)
+
+
+def _selector_weight(selector: Selector) -> int:
+    filters = (*selector.args, *selector.data, *selector.return_args)
+    paths = sum(_text_weight(v) for b in (*selector.binaries, *selector.parent_binaries) for v in b.values)
+    numbers = sum(len(pid.values) for pid in selector.pids) + sum(len(n.values) for n in selector.namespaces)
+    return 10 + sum(_filter_weight(each) for each in filters) + paths + numbers
+
+
+def _filter_weight(each: ArgFilter) -> int:
+    if each.operator in SUBSTRING_OPERATORS:
+        return 1500 * len(substrings(each))
+    return sum(_text_weight(value) if isinstance(value, bytes) else 1 for value in each.values) or 1
+
+
+def substrings(each: ArgFilter) -> tuple[Substrings, ...]:
+    """What a SubString filter looks for, one walk over the text for each."""
+    values = (value for value in each.values if isinstance(value, bytes))
+    return split(values, ignore_case=each.operator is Operator.SUBSTRING_IGNORE_CASE)
+
+
+def _text_weight(value: bytes) -> int:
+    return 2 + len(value) // _WORD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class HookPlan:
-    syscall: str
-    slots: tuple[Slot, ...]
+class Chunk:
+    """The rules of one program. inputs: what is kept of the context, in order. values: each distinct one, in order;
+    numbers and texts: the places of those that are stored, by value.
+    """
+
     rules: tuple[Rule, ...]
+    inputs: tuple[Input, ...]
+    values: tuple[Value, ...]
+    numbers: Mapping[Value, int]
+    texts: Mapping[Value, int]
+
+    def mask(self, values: Iterable[Value]) -> int:
+        """Bit n for value n."""
+        wanted = set(values)
+        return sum(1 << n for n, value in enumerate(self.values) if value in wanted)
 
     @property
-    def reads_text(self) -> bool:
-        """Whether an argument may be unreadable at the entry, so that the exit has to be watched too."""
-        compared = {slot for rule in self.rules for slot in rule.compared}
-        return any(self.slots[slot].kind != ArgType.FD.value for slot in compared)
+    def words(self) -> dict[int, int]:
+        """Word of the bindings' bits -> the bits of the rules' policies in it."""
+        masks: dict[int, int] = defaultdict(int)
+        for rule in self.rules:
+            masks[rule.placed.bit // 64] |= 1 << (rule.placed.bit % 64)
+        return dict(sorted(masks.items()))
+
+    @property
+    def workload_words(self) -> frozenset[int]:
+        """Words with bits of selectors' matchWorkloads."""
+        bits = (bit for rule in self.rules for bit in rule.placed.workload_bits.values())
+        return frozenset(bit // 64 for bit in bits)
+
+
+@dataclass(frozen=True, slots=True)
+class PointPlan:
+    """All rules of one hook point, and its programs. enforced: it is a call that NotifyEnforcer acts on."""
+
+    point: HookPoint
+    rules: tuple[Rule, ...]
+    chunks: tuple[Chunk, ...]
+    enforced: bool = False
+    max_weight: int = MAX_WEIGHT
 
     @property
     def is_exec(self) -> bool:
-        return self.syscall in EXEC_PATH_ARG
+        return self.point.kind is PointKind.SYSCALL and self.point.name in EXEC_CALLS
 
+    @property
+    def words(self) -> dict[int, int]:
+        """Of all chunks."""
+        masks: dict[int, int] = defaultdict(int)
+        for chunk in self.chunks:
+            for word, mask in chunk.words.items():
+                masks[word] |= mask
+        return dict(sorted(masks.items()))
 
-def hooked_syscalls(policy: Policy) -> frozenset[str]:
-    return frozenset(hook.syscall for hook in policy.hooks)
+    @property
+    def shares_inputs(self) -> bool:
+        """Whether all chunks have the same inputs: where a call has a return, they are kept until then."""
+        return self.point.kind in _WITH_RETURN
 
-
-def plan_hooks(policies: Iterable[PlacedPolicy], syscalls: Iterable[str]) -> dict[str, HookPlan]:
-    """The plans of the system calls named; one that no policy hooks has no entry. Raises PlanError."""
-    wanted = frozenset(syscalls)
-    hooks: dict[str, list[tuple[PlacedPolicy, int, SyscallHook]]] = defaultdict(list)
-    for placed in sorted(policies, key=lambda p: p.serial):
-        for number, hook in enumerate(placed.policy.hooks):
-            if hook.syscall in wanted:
-                hooks[hook.syscall].append((placed, number, hook))
-    return {syscall: _plan(syscall, entries) for syscall, entries in sorted(hooks.items())}
-
-
-def _plan(syscall: str, entries: list[tuple[PlacedPolicy, int, SyscallHook]]) -> HookPlan:
-    if len(entries) > MAX_RULES:
-        raise PlanError(syscall, f"{len(entries)} kprobes over all policies on this call, at most {MAX_RULES}")
-    slots = sorted({slot for _, _, hook in entries for arg in hook.args if (slot := slot_of(hook, arg))})
-    if len(slots) > MAX_SLOTS:
-        raise PlanError(
-            syscall, f"{len(slots)} different text arguments over all policies on this call, at most {MAX_SLOTS}"
+    @property
+    def may_defer(self) -> bool:
+        """Whether an argument may be unreadable at the entry, so that the exit has to be watched too."""
+        return self.point.kind is PointKind.SYSCALL and any(
+            can_fault(value) for rule in self.rules for value in rule.compared
         )
-    numbers = {slot: number for number, slot in enumerate(slots)}
-    return HookPlan(syscall, tuple(slots), tuple(_rule(*entry, numbers) for entry in entries))
+
+    @property
+    def has_return(self) -> bool:
+        """Whether a program at the return is needed."""
+        return self.may_defer or any(rule.returns for rule in self.rules) or self.enforced
+
+    def halve(self) -> PointPlan:
+        """The same rules in lighter programs. Raises PlanError when one rule alone is too heavy."""
+        heaviest = max((sum(rule.weight for rule in chunk.rules) for chunk in self.chunks), default=0)
+        if all(len(chunk.rules) < 2 for chunk in self.chunks):
+            raise PlanError(str_point(self.point), "one hook is too large for a program: use fewer or shorter values")
+        return make_plan(self.point, self.rules, self.enforced, max(min(heaviest, self.max_weight) // 2, 1))
 
 
-def _rule(placed: PlacedPolicy, number: int, hook: SyscallHook, numbers: dict[Slot, int]) -> Rule:
-    texts = {arg.index: numbers[slot] for arg in hook.args if (slot := slot_of(hook, arg))}
-    types = {arg.index: arg.type for arg in hook.args}
-    return Rule(placed.bit, placed.serial, number, types, texts, hook.selectors)
+def can_fault(value: Value) -> bool:
+    """Whether reading it needs the process's memory."""
+    from_user = value.memory is Memory.USER and not (value.type.is_number or value.type is ArgType.FD)
+    reads = (read for read in (value.read, value.length) if read)
+    return from_user or any(read.memory is Memory.USER and not read.is_direct for read in reads)
 
 
-def slot_of(hook: SyscallHook, arg: Arg) -> Slot | None:
-    """None for a number. A length that the policy declares as an int is one, whatever the table says."""
-    if arg.type.is_number:
-        return None
-    if arg.size_arg is None:
-        return Slot(arg.index, arg.type.value)
-    declared = {each.index: each.type.bits for each in hook.args if each.type.is_number}
-    bits = 32 if arg.size_arg in INT_LENGTHS.get(hook.syscall, ()) else declared.get(arg.size_arg, 64)
-    return Slot(arg.index, arg.type.value, arg.size_arg, bits)
+def str_point(point: HookPoint) -> str:
+    """For people: `openat`, `sched/sched_process_exec`, `/bin/bash+0x1234`."""
+    return f"{point.name}+{point.offset:#x}" if point.kind in (PointKind.UPROBE, PointKind.USDT) else point.name
+
+
+def hook_points(placed: PlacedPolicy) -> frozenset[HookPoint]:
+    """Where a policy has rules, and where it enforces."""
+    return frozenset(hook.point for hook in placed.hooks) | enforced_points(placed.policy)
+
+
+def enforced_points(policy: Policy) -> frozenset[HookPoint]:
+    """The calls that NotifyEnforcer of a policy acts on."""
+    return frozenset(HookPoint(PointKind.SYSCALL, name) for name in policy.enforcers)
+
+
+def plan_hooks(policies: Iterable[PlacedPolicy], points: Iterable[HookPoint]) -> dict[HookPoint, PointPlan]:
+    """The plans of the hook points named; one that no policy hooks has no entry. Raises PlanError."""
+    wanted = frozenset(points)
+    rules: dict[HookPoint, list[Rule]] = defaultdict(list)
+    enforced: set[HookPoint] = set()
+    for placed in sorted(policies, key=lambda p: p.serial):
+        enforced |= enforced_points(placed.policy) & wanted
+        for number, hook in enumerate(placed.hooks):
+            if hook.point in wanted:
+                rules[hook.point].append(Rule(placed, number, hook))
+    found = sorted(set(rules) | enforced, key=lambda point: point.sort_key)
+    return {point: make_plan(point, tuple(rules[point]), point in enforced) for point in found}
+
+
+def make_plan(
+    point: HookPoint, rules: tuple[Rule, ...], enforced: bool = False, max_weight: int = MAX_WEIGHT
+) -> PointPlan:
+    """Raises PlanError when the rules need too many programs, or one of them more than a program has."""
+    chunks = [builder.build() for builder in _fill(point, rules, max_weight)]
+    if len(chunks) > MAX_CHUNKS:
+        reason = f"{len(rules)} rules need {len(chunks)} programs, at most {MAX_CHUNKS} can follow each other"
+        raise PlanError(str_point(point), reason)
+    return PointPlan(point, rules, tuple(chunks), enforced, max_weight)
+
+
+def _fill(point: HookPoint, rules: tuple[Rule, ...], max_weight: int) -> list[_Builder]:
+    builders = [_Builder(point)]
+    for rule in rules:
+        if not builders[-1].add(rule, max_weight):
+            builders.append(_Builder(point))
+            if point.kind in _WITH_RETURN:
+                builders[-1].inputs = builders[-2].inputs
+            if not builders[-1].add(rule, max_weight):
+                raise PlanError(str_point(point), f"a hook of policy {rule.placed.policy.key} {_too_many(rule)}")
+    return builders
+
+
+def _too_many(rule: Rule) -> str:
+    return (
+        f"has {len(set(_values(rule)))} values: a program has room for {MAX_VALUES}, of them {MAX_TEXTS} texts and "
+        f"{MAX_NUMBERS} numbers from memory, from {MAX_INPUTS} arguments or registers"
+    )
+
+
+def _values(rule: Rule) -> tuple[Value, ...]:
+    return tuple(dict.fromkeys((*rule.compared, *rule.reported, *rule.reported_late)))
+
+
+def _inputs(value: Value) -> Iterator[Input]:
+    for read in (value.read, value.length):
+        for each in (read.input, read.index) if read else ():
+            if each and each.kind not in (InputKind.CONSTANT, InputKind.RETURN):
+                yield _whole(each)
+
+
+def _whole(wanted: Input) -> Input:
+    """Of an argument the whole register is kept."""
+    return Input(InputKind.ARGUMENT, wanted.number) if wanted.kind is InputKind.ARGUMENT else wanted
+
+
+def input_place(chunk: Chunk, wanted: Input) -> int:
+    """Where a chunk keeps an input."""
+    return chunk.inputs.index(_whole(wanted))
+
+
+def is_stored_number(value: Value) -> bool:
+    """Whether it is a number that has to be read from memory."""
+    return value.type.is_number and not value.read.is_direct
+
+
+@dataclass(slots=True)
+class _Builder:
+    point: HookPoint
+    rules: list[Rule] = field(default_factory=list)
+    inputs: dict[Input, None] = field(default_factory=dict)
+    values: dict[Value, None] = field(default_factory=dict)
+    weight: int = 0
+
+    def __post_init__(self) -> None:
+        if self.point.kind is PointKind.SYSCALL:
+            self.inputs = {Input(InputKind.ARGUMENT, number): None for number in range(SYSCALL_ARGS)}
+
+    def add(self, rule: Rule, max_weight: int) -> bool:
+        """False when there is no room for it."""
+        values = self.values | dict.fromkeys(_values(rule))
+        inputs = self.inputs | {each: None for value in _values(rule) for each in _inputs(value)}
+        weight = self.weight + rule.weight
+        texts = sum(not value.type.is_number for value in values)
+        stored = sum(map(is_stored_number, values))
+        full = len(self.rules) == MAX_RULES or (bool(self.rules) and weight > max_weight)
+        if full or len(values) > MAX_VALUES or texts > MAX_TEXTS or stored > MAX_NUMBERS or len(inputs) > MAX_INPUTS:
+            return False
+        self.rules.append(rule)
+        self.values, self.weight = values, weight
+        self.inputs |= inputs
+        return True
+
+    def build(self) -> Chunk:
+        values = tuple(self.values)
+        numbers = {value: n for n, value in enumerate(filter(is_stored_number, values))}
+        texts = {value: n for n, value in enumerate(v for v in values if not v.type.is_number)}
+        return Chunk(tuple(self.rules), tuple(self.inputs), values, numbers, texts)

@@ -2,39 +2,40 @@
 """Text to policies.
 
 Theory of operation. The text becomes nodes (`document`), each node is checked against the fields that the custom
-resource has (`schemas`) and read into the model. Faults are collected, not raised one by one: a reader returns None
-for what it cannot read and goes on with the rest, and `parse_policies` raises at the end, so that a policy with
-a fault never reaches anybody. What is not supported is an error by name, because a policy that is half obeyed
-guards less than its author believes.
+resource has (`schemas`, from the field table) and read into the model by the reader of its part: `lists`,
+`read_options`, `read_hooks` and `read_user_hooks`, and below these `read_args`, `selectors`, `read_matches`,
+`read_filters` and `read_actions`. Faults are collected, not raised one by one: a reader returns None for what it
+cannot read and goes on with the rest, and `parse_policies` raises at the end, so that a policy with a fault never
+reaches anybody. What is not supported is an error by name, because a policy that is half obeyed guards less than its
+author believes. Nothing here depends on the node: what does is `resolve`'s.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from types import MappingProxyType
+
 from agent.policy import schemas
-from agent.policy.digest import digest_content
-from agent.policy.document import Node, Scalar, parse_documents
+from agent.policy.context import Budget, Context
+from agent.policy.digest import digest_policy
+from agent.policy.document import Mapping, Node, parse_documents
 from agent.policy.errors import Problems, quote
-from agent.policy.fields import Fields, nearest, one_of, open_fields, read_word
+from agent.policy.fields import Fields, describe, one_of, open_fields
 from agent.policy.labels import LabelSelectorReader
-from agent.policy.model import (
-    Arg,
-    ArgType,
-    LabelSelector,
-    Policy,
-    PolicyKey,
-    PolicyKind,
-    Selector,
-    Source,
-    SyscallHook,
-)
-from agent.policy.selectors import MAX_ARG_INDEX, SelectorReader
-from agent.policy.syscalls import NUMBERS, bare_name, parse_call
+from agent.policy.lists import ListsReader
+from agent.policy.model import Hook, Policy, PolicyKey, PolicyKind, PolicyMode
+from agent.policy.read_filters import FilterReader
+from agent.policy.read_hooks import KernelHookReader
+from agent.policy.read_options import MODE, read_enforcers, read_options
+from agent.policy.read_user_hooks import UserHookReader
+from agent.policy.read_workloads import WorkloadReader
+from agent.policy.spec import API_VERSION
 from agent.policy.values import is_dns_label, is_dns_subdomain
 
-API_VERSION = "cilium.io/v1alpha1"
 # What kubectl takes for a namespaced object that names no namespace, with its default context.
 DEFAULT_NAMESPACE = "default"
 
 _KINDS = {kind.value: kind for kind in PolicyKind}
-_ARG_TYPES = {arg_type.value: arg_type for arg_type in ArgType}
+_SECTIONS = ("kprobes", "tracepoints", "uprobes", "usdts", "lsmhooks", "fentries")
 
 
 def parse_policies(text: bytes, file: str) -> tuple[Policy, ...]:
@@ -44,9 +45,10 @@ def parse_policies(text: bytes, file: str) -> tuple[Policy, ...]:
     every fault that could be found.
     """
     problems = Problems()
+    budget = Budget(problems)
     policies: dict[PolicyKey, Policy] = {}
     for node in parse_documents(text, file, problems):
-        policy = _Reader(problems).policy(node)
+        policy = _Reader(problems, budget).policy(node)
         if policy is not None:
             _check_unique(policy, policies, problems)
             policies[policy.key] = policy
@@ -63,28 +65,25 @@ def _check_unique(policy: Policy, policies: dict[PolicyKey, Policy], problems: P
 class _Reader:
     """Reads one document."""
 
-    def __init__(self, problems: Problems) -> None:
+    def __init__(self, problems: Problems, budget: Budget) -> None:
         self._problems = problems
+        self._budget = budget
 
     def policy(self, node: Node) -> Policy | None:
         """The policy of a document, None when something essential is missing (and was reported)."""
         fields = open_fields(node, schemas.DOCUMENT, self._problems)
         if fields is None:
             return None
-        kind = self._kind(fields)
+        kind = fields.word("kind", "kind", _KINDS)
         if not self._check_version(fields) or kind is None:
             return None
         key = self._metadata(fields, kind)
-        spec = fields.required("spec")
-        spec_fields = None if spec is None else open_fields(spec, schemas.SPEC, self._problems)
-        if spec_fields is None:
+        spec_node = fields.required("spec")
+        spec = None if spec_node is None else open_fields(spec_node, schemas.SPEC, self._problems)
+        if spec is None:
             return None
-        hooks = self._hooks(spec_fields)
-        pods = self._pod_selector(spec_fields)
-        if key is None:
-            return None
-        digest = digest_content(kind, key.name, key.namespace, hooks, pods)
-        return Policy(kind, key.name, key.namespace, hooks, pods, fields.source, digest)
+        policy = self._spec(spec, kind, key or PolicyKey(None, ""))
+        return None if key is None else replace(policy, source=fields.source, text_digest=digest_policy(policy))
 
     def _check_version(self, fields: Fields) -> bool:
         scalar = fields.string("apiVersion", required=True)
@@ -92,10 +91,6 @@ class _Reader:
             return scalar is not None
         self._problems.report(scalar.source, f"unknown apiVersion {quote(scalar.text)}", f"write {API_VERSION}")
         return False
-
-    def _kind(self, fields: Fields) -> PolicyKind | None:
-        scalar = fields.string("kind", required=True)
-        return None if scalar is None else read_word(scalar, "kind", _KINDS, ("PodInfo",), self._problems)
 
     def _metadata(self, fields: Fields, kind: PolicyKind) -> PolicyKey | None:
         node = fields.required("metadata")
@@ -126,114 +121,76 @@ class _Reader:
             self._problems.report(scalar.source, what, advice)
         return scalar.text
 
-    def _pod_selector(self, spec: Fields) -> LabelSelector | None:
-        node = spec.node("podSelector")
-        return None if node is None else LabelSelectorReader(self._problems).read(node)
-
-    def _hooks(self, spec: Fields) -> tuple[SyscallHook, ...]:
-        items = spec.items("kprobes")
-        if not items and (spec.node("kprobes") is None or spec.is_list("kprobes")):
-            what = "the policy has no kprobes"
-            self._problems.report(spec.key_source("kprobes"), what, "list at least one system call under kprobes")
-        hooks = [_HookReader(self._problems).hook(item) for item in items]
-        return tuple(hook for hook in hooks if hook)
-
-
-class _HookReader:
-    """Reads one kprobe."""
-
-    def __init__(self, problems: Problems) -> None:
-        self._problems = problems
-
-    def hook(self, node: Node) -> SyscallHook | None:
-        fields = open_fields(node, schemas.KPROBE, self._problems)
-        if fields is None:
-            return None
-        syscall = self._call(fields)
-        self._check_return(fields)
-        types: dict[int, ArgType | None] = {}
-        args = [self._arg(item, types) for item in fields.items("args")]
-        reader = SelectorReader(types, self._problems)
-        selectors = [reader.read(item) for item in fields.items("selectors")] or [Selector()]
-        if syscall is None:
-            return None
-        return SyscallHook(
-            parse_call(syscall.text) or "",
-            syscall.text,
-            tuple(arg for arg in args if arg),
-            tuple(selector for selector in selectors if selector),
-            fields.source,
+    def _spec(self, spec: Fields, kind: PolicyKind, key: PolicyKey) -> Policy:
+        context, enforcers = self._context(spec, kind)
+        options = read_options(spec.items("options"), self._problems)
+        mode = PolicyMode(options.pop(MODE, PolicyMode.ENFORCE.value))
+        nodes = spec.node("nodeSelector")
+        return Policy(
+            kind=kind,
+            name=key.name,
+            namespace=key.namespace,
+            hooks=self._hooks(spec, context),
+            workloads=WorkloadReader(context).read(spec),
+            source=spec.source,
+            text_digest="",
+            mode=mode,
+            nodes=None if nodes is None else LabelSelectorReader(self._problems).read(nodes),
+            enforcers=enforcers,
+            options=MappingProxyType(options),
         )
 
-    def _call(self, fields: Fields) -> Scalar | None:
-        call = fields.string("call", required=True)
-        is_syscall = fields.boolean("syscall", default=True)
-        if is_syscall is False:
-            what = "syscall: false, a hook on a kernel function, is not supported yet"
-            self._problems.report(fields.key_source("syscall"), what, "name a system call and leave syscall out")
-        elif call is not None and parse_call(call.text) is None:
-            self._report_call(call)
-        return call
+    def _context(self, spec: Fields, kind: PolicyKind) -> tuple[Context, tuple[str, ...]]:
+        """What all hooks are read with, and the calls of the enforcers."""
+        lists = ListsReader(self._problems).read(spec.items("lists"))
+        context = Context(self._problems, self._budget, kind, lists)
+        enforcers = read_enforcers(spec.items("enforcers"), context)
+        macros = self._macros(spec, context)
+        return replace(context, macros=macros, has_enforcers=bool(spec.items("enforcers"))), enforcers
 
-    def _report_call(self, call: Scalar) -> None:
-        if call.text.startswith("list:"):
-            what, advice = "a list as call is not supported yet", "write one kprobe for each system call"
-        elif call.text.startswith("__") and "_sys_" in call.text and not call.text.startswith("__x64_sys_"):
-            what = f"{quote(call.text)}, a system call of another architecture, is not supported yet"
-            advice = "write the bare name for the native x86_64 call"
-        else:
-            what = f"unknown system call {quote(call.text)}"
-            found = nearest(bare_name(call.text), NUMBERS, count=3)
-            advice = f"did you mean {one_of(found)}?" if found else "write the name of an x86_64 system call"
-        self._problems.report(call.source, what, advice)
+    def _macros(self, spec: Fields, context: Context) -> dict[str, Mapping]:
+        """The selector macros. What of them does not depend on a hook is checked here, used or not."""
+        node = spec.node("selectorsMacros")
+        if node is None:
+            return {}
+        if not isinstance(node, Mapping):
+            what = f"selectorsMacros must be a mapping and is {describe(node)}"
+            self._problems.report(node.source, what, "write name: and the filters below it")
+            return {}
+        macros: dict[str, Mapping] = {}
+        for name, entry in node.entries.items():
+            fields = open_fields(entry.value, schemas.SELECTOR_MACRO, self._problems)
+            if fields is not None and isinstance(entry.value, Mapping):
+                _check_filters(fields, context)
+                macros[name] = entry.value
+        return macros
 
-    def _check_return(self, fields: Fields) -> None:
-        if fields.boolean("return", default=False):
-            what = "return: true is not supported yet"
-            self._problems.report(fields.key_source("return"), what, "leave it out")
+    def _hooks(self, spec: Fields, context: Context) -> tuple[Hook, ...]:
+        kernel, user = KernelHookReader(context), UserHookReader(context)
+        readers: dict[str, Callable[[Node, str], Hook | None]] = dict(
+            zip(
+                _SECTIONS,
+                (kernel.kprobe, kernel.tracepoint, user.uprobe, user.usdt, kernel.lsm_hook, kernel.fentry),
+                strict=True,
+            )
+        )
+        found: list[Hook | None] = []
+        for name, read in readers.items():
+            found += [read(node, f"{name}[{number}]") for number, node in enumerate(spec.items(name))]
+        # A section that is no list was reported.
+        if not found and not any(spec.node(name) is not None and not spec.is_list(name) for name in _SECTIONS):
+            given = next((name for name in _SECTIONS if spec.is_list(name)), "")
+            spec.report(given, "the policy hooks nothing", f"list at least one hook under {one_of(_SECTIONS)}")
+        return tuple(hook for hook in found if hook)
 
-    def _arg(self, node: Node, types: dict[int, ArgType | None]) -> Arg | None:
-        """One argument; notes its type in `types`."""
-        fields = open_fields(node, schemas.ARG, self._problems)
-        if fields is None:
-            return None
-        index = fields.integer("index", 0, MAX_ARG_INDEX, required=True)
-        arg_type = self._type(fields)
-        size_arg = self._size_arg(fields, index, arg_type)
-        if index is None:
-            return None
-        if index in types:
-            what = f"argument {index} is declared twice"
-            self._problems.report(fields.key_source("index"), what, "keep one of them")
-            return None
-        types[index] = arg_type
-        return None if arg_type is None else Arg(index, arg_type, size_arg)
 
-    def _type(self, fields: Fields) -> ArgType | None:
-        scalar = fields.string("type", required=True)
-        if scalar is None:
-            return None
-        return read_word(scalar, "argument type", _ARG_TYPES, schemas.UNSUPPORTED_ARG_TYPES, self._problems)
-
-    def _size_arg(self, fields: Fields, index: int | None, arg_type: ArgType | None) -> int | None:
-        """The 0-based argument that holds the length; in the policy it counts from 1, and 0 means none."""
-        number = fields.integer("sizeArgIndex", 0, MAX_ARG_INDEX + 1)
-        source = fields.key_source("sizeArgIndex")
-        if arg_type is None:
-            return None
-        if arg_type is not ArgType.CHAR_BUF:
-            if number:
-                self._problems.report(source, f"sizeArgIndex has no meaning for type {arg_type.value}", "leave it out")
-            return None
-        if not number:
-            self._report_no_size(fields, source)
-            return None
-        if number - 1 == index:
-            what = "sizeArgIndex names the buffer itself"
-            self._problems.report(source, what, "it counts from 1: write the length's index plus one")
-        return number - 1
-
-    def _report_no_size(self, fields: Fields, source: Source) -> None:
-        if fields.node("sizeArgIndex") is None or fields.integer("sizeArgIndex", 0, 0) == 0:
-            what = "a char_buf needs sizeArgIndex, the argument with its length"
-            self._problems.report(source, what, "it counts from 1: write the length's index plus one")
+def _check_filters(fields: Fields, context: Context) -> None:
+    reader = FilterReader(context)
+    reader.pids(fields)
+    reader.binaries(fields)
+    reader.parent_binaries(fields)
+    reader.namespaces(fields)
+    reader.namespace_changes(fields)
+    reader.capabilities(fields)
+    reader.capability_changes(fields)
+    WorkloadReader(context).match(fields)

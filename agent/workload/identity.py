@@ -51,7 +51,11 @@ def freeze_labels(labels: Mapping[str, str]) -> Labels:
 
 @dataclass(frozen=True, slots=True)
 class ContainerIdentity:
-    """What is known of a container when it starts; `labels` are its pod's."""
+    """What is known of a container when it starts; `labels` are its pod's, name and image empty when nobody told them.
+
+    `sandbox`: it is the pod's pause process or the pod's own cgroup, no container of the pod: it need not have a name
+    and an image.
+    """
 
     container_id: ContainerId
     container_name: str
@@ -60,3 +64,4 @@ class ContainerIdentity:
     pod_uid: PodUid
     labels: Labels = ()
     image: str = ""
+    sandbox: bool = False

@@ -10,10 +10,15 @@ What a container's start waits for comes as complete operations, in the order to
 cgroups (a policy, a pod's labels) comes as the list of the cgroups that changed; the caller asks `binding` for
 each when it writes it, chunk by chunk, because containers may come and go between the chunks.
 
-Three rules keep the order of messages from mattering:
+A policy's id is a bit. So is that of a selector's matchWorkloads, which the caller adds like a policy, with its own
+scope: wherever this module says policy, both are meant.
+
+Four rules keep the order of messages from mattering:
 
 - Labels belong to the pod, not to the container that brought them. The newest message wins, and the pod's
   other containers follow. The bits of a pod are computed once for it, not once for each container.
+- A container's name and image never change while it lives. The newest message that tells them wins; one that does not
+  tell them takes nothing back. What was told of neither is unknown, and unknown is selected (see `selector`).
 - A container has one cgroup and a cgroup has one container. What a message contradicts goes away: a container
   seen in another cgroup leaves the old one, a cgroup seen with another container drops the old record.
 - Arming only goes from False to True, as long as the container stays in its cgroup. The kernel arms first and the
@@ -38,13 +43,16 @@ from agent.workload.identity import (
     PolicyId,
     WorkloadId,
 )
+from agent.workload.images import choose_image
 from agent.workload.operations import Binding, DeleteBinding, Operation, SetBinding, SetHost, SetQuarantine
-from agent.workload.scopes import Scope, ScopeIndex
+from agent.workload.scope_index import ScopeIndex
+from agent.workload.scopes import Scope
+from agent.workload.selector import ContainerLabels, container_labels
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A known container; `identity.labels` are the newest of its pod."""
+    """A known container; `identity.labels` are the newest of its pod, its name and image the newest that were told."""
 
     identity: ContainerIdentity
     cgroup: CgroupId
@@ -86,11 +94,42 @@ def _pod_key(identity: ContainerIdentity) -> _PodKey:
 
 
 @dataclass(slots=True)
+class _Member:
+    """A container of a pod. excluded: the policies whose containerSelector it does not satisfy."""
+
+    labels: ContainerLabels
+    excluded: int
+
+
+@dataclass(slots=True)
 class _Pod:
+    """bits: the policies that apply to the pod's containers, whatever their containerSelector."""
+
     namespace: str
     labels: Labels
     bits: int
-    containers: set[ContainerId] = field(default_factory=set)
+    members: dict[ContainerId, _Member] = field(default_factory=dict)
+
+
+def _divide(pod: _Pod, scope: Scope, bit: int) -> Iterable[ContainerId]:
+    """Flip a policy's bit for the containers that its containerSelector excludes; gives the others."""
+    if not scope.divides_pods:
+        return pod.members
+    admitted = []
+    for container, member in pod.members.items():
+        if scope.has_container(member.labels):
+            admitted.append(container)
+        else:
+            member.excluded ^= bit
+    return admitted
+
+
+def _complete(identity: ContainerIdentity, old: Record | None) -> ContainerIdentity:
+    """With the name and the image that were told before, where the newer message does not tell them."""
+    if old is None or _pod_key(old.identity) != _pod_key(identity):
+        return identity
+    name = identity.container_name or old.identity.container_name
+    return replace(identity, container_name=name, image=choose_image((identity.image, old.identity.image)))
 
 
 class Registry:
@@ -123,10 +162,11 @@ class Registry:
         bit = 1 << policy
         changed: list[CgroupId] = []
         for pod in self._pods.values():
+            admitted = _divide(pod, scope, bit)
             if scope.has_pod(pod.namespace, pod.labels):
                 pod.bits ^= bit
-                changed += (self._records[container].cgroup for container in pod.containers)
-        host = SetHost(self._scopes.everything) if scope.is_everything else None
+                changed += (self._records[container].cgroup for container in admitted)
+        host = SetHost(self._scopes.host) if scope.has_host else None
         return Changed(host, tuple(sorted(changed)))
 
     def add_container(
@@ -139,6 +179,7 @@ class Registry:
         """
         self._check_namespace(identity)
         old = self._records.get(identity.container_id)
+        identity = _complete(identity, old)
         workload = old.workload if old else self._next_workload()
         displaced = self._displace(identity.container_id, cgroup)
         if old and _pod_key(old.identity) != _pod_key(identity):
@@ -183,22 +224,28 @@ class Registry:
         """Put a container in its pod; gives the cgroups of the others whose bits changed with the labels."""
         pod = self._pods.get(_pod_key(identity))
         if pod is None:
-            bits = self._scopes.bits(identity.namespace, identity.labels)
+            bits = self._scopes.pod_bits(identity.namespace, identity.labels)
             pod = self._pods[_pod_key(identity)] = _Pod(identity.namespace, identity.labels, bits)
         changed: tuple[CgroupId, ...] = ()
         if pod.labels != identity.labels:
             changed = self._relabel(pod, identity)
-        pod.containers.add(identity.container_id)
+        labels = container_labels(identity)
+        pod.members[identity.container_id] = _Member(labels, self._scopes.excluded(labels))
         return changed
 
     def _relabel(self, pod: _Pod, identity: ContainerIdentity) -> tuple[CgroupId, ...]:
         old_bits = pod.bits
         pod.labels = identity.labels
-        pod.bits = self._scopes.bits(pod.namespace, pod.labels)
-        others = [self._records[container] for container in pod.containers - {identity.container_id}]
-        for other in others:
-            self._store(replace(other, identity=replace(other.identity, labels=pod.labels)))
-        return tuple(sorted(other.cgroup for other in others)) if pod.bits != old_bits else ()
+        pod.bits = self._scopes.pod_bits(pod.namespace, pod.labels)
+        changed: list[CgroupId] = []
+        for container, member in pod.members.items():
+            if container == identity.container_id:
+                continue
+            record = self._records[container]
+            self._store(replace(record, identity=replace(record.identity, labels=pod.labels)))
+            if (old_bits ^ pod.bits) & ~member.excluded:
+                changed.append(record.cgroup)
+        return tuple(sorted(changed))
 
     def _store(self, record: Record) -> None:
         container = record.identity.container_id
@@ -209,8 +256,8 @@ class Registry:
     def _leave_pod(self, record: Record) -> None:
         key = _pod_key(record.identity)
         pod = self._pods[key]
-        pod.containers.discard(record.identity.container_id)
-        if not pod.containers:
+        del pod.members[record.identity.container_id]
+        if not pod.members:
             del self._pods[key]
 
     def _forget(self, record: Record) -> None:
@@ -248,17 +295,18 @@ class Registry:
         return None if container is None else self._binding(self._records[container])
 
     def _binding(self, record: Record) -> Binding:
-        bits = self._pods[_pod_key(record.identity)].bits
+        pod = self._pods[_pod_key(record.identity)]
+        bits = pod.bits & ~pod.members[record.identity.container_id].excluded
         return Binding(bits, record.workload, record.armed, record.init_pid, record.pod_level)
 
     def host(self) -> SetHost:
         """What the kernel must hold for host processes now."""
-        return SetHost(self._scopes.everything)
+        return SetHost(self._scopes.host)
 
     def labels_of(self, identity: ContainerIdentity) -> Labels | None:
         """Of a container's pod, when another container of it is known."""
         pod = self._pods.get(_pod_key(identity))
-        others = pod.containers - {identity.container_id} if pod else set()
+        others = pod.members.keys() - {identity.container_id} if pod else set()
         return pod.labels if pod and others else None
 
     def quarantine(self) -> SetQuarantine:

@@ -1,159 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""To which workloads policies apply, and an index that finds the policies of a pod.
+"""To which workloads policies, and selectors of policies, apply.
 
-Theory of operation. Policies are grouped by namespace, and in a group by selector: a selector that many policies
-share is evaluated once. A selector with a positive requirement (In, Exists) is filed under a label that the pod must
-have, its *anchor*, so that a pod evaluates only the selectors that share a label with it, and those without
-an anchor (empty, or only negative). With In, the selector is filed under each of its values; a pod has one value for
-the key, so it meets the selector at most once.
+| hostSelector | podSelector | containerSelector | of a cluster-wide policy |
+|---|---|---|---|
+| - | - | - | everything: host processes and all containers |
+| - | - | {…} | the containers that match, in all pods |
+| - | {…} | - | all containers of the pods that match |
+| - | {…} | {…} | the containers that match of the pods that match |
+| {} | - | - | host processes alone |
+| {} | - | {…} | host processes, and the containers that match |
+| {} | {…} | - | host processes, and all containers of the pods that match |
+| {} | {…} | {…} | host processes, and the containers that match of the pods that match |
+
+So {} for all three is everything. In a namespaced policy the same holds of the containers of its namespace's pods;
+host processes are in no namespace, and never in such a scope.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from agent.policy.model import LabelOperator, LabelSelector, Policy
-from agent.workload.identity import Labels, PolicyId
-from agent.workload.selector import is_selected, selectable_labels
+from agent.policy.labels import CONTAINER_REPOSITORY
+from agent.policy.model import LabelSelector, Policy, Requirement, WorkloadSelector
+from agent.workload.identity import Labels
+from agent.workload.images import qualify_repository
+from agent.workload.selector import ContainerLabels, is_selected, selectable_labels
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """To what a policy applies.
-
-    Neither: to everything, host processes and all containers. `namespace`: to containers of that namespace's pods;
-    `pods`: to containers of pods that the selector selects; both: where both hold. Host processes are in no
-    namespace and no pod.
+    """To what a bit applies; the fields are those of the table above. The repositories that `containers` names are
+    fully qualified, as `scope_of` makes them.
     """
 
     namespace: str | None = None
     pods: LabelSelector | None = None
+    containers: LabelSelector | None = None
+    host: bool = False
 
     @property
-    def is_everything(self) -> bool:
-        """Whether host processes are in it."""
-        return self.namespace is None and self.pods is None
+    def has_host(self) -> bool:
+        """Whether host processes are in it: by hostSelector, or without any selector."""
+        return self.namespace is None and (self.host or (self.pods is None and self.containers is None))
+
+    @property
+    def has_containers(self) -> bool:
+        """Whether containers can be in it: not with hostSelector alone."""
+        return self.pods is not None or self.containers is not None or not self.host
+
+    @property
+    def divides_pods(self) -> bool:
+        """Whether of one pod some containers can be in it and others not."""
+        return self.containers is not None and bool(self.containers.requirements)
 
     def has_pod(self, namespace: str, labels: Labels) -> bool:
-        """Whether the containers of a pod are in it."""
-        if self.namespace not in (None, namespace):
+        """Whether containers of a pod are in it: those of which `has_container` holds too."""
+        if not self.has_containers or self.namespace not in (None, namespace):
             return False
         return self.pods is None or is_selected(self.pods, selectable_labels(namespace, labels))
+
+    def has_container(self, labels: ContainerLabels) -> bool:
+        """Whether a container of a pod that is in it is in it itself, or may be as far as anybody knows."""
+        return self.containers is None or is_selected(self.containers, labels.known, labels.unknown)
 
 
 def scope_of(policy: Policy) -> Scope:
     """The scope that a policy declares."""
-    return Scope(policy.namespace, policy.pod_selector)
+    return _scope(policy.namespace, policy.workloads)
 
 
-# A label's key and value; the value is None for "any".
-_Anchor = tuple[str, str | None]
-# The policies of each selector, as a bit mask.
-_Masks = dict[LabelSelector, int]
+def scope_of_selector(policy: Policy, workload: WorkloadSelector) -> Scope:
+    """The scope of matchWorkloads of one of a policy's selectors, which has a bit of its own beside the policy's. It
+    never reaches beyond the policy's namespace. One without any field is everything that the policy selects.
+    """
+    return _scope(policy.namespace, policy.workloads if workload.is_unset else workload)
 
 
-def _anchors(selector: LabelSelector) -> tuple[_Anchor, ...]:
-    for requirement in selector.requirements:
-        if requirement.operator is LabelOperator.IN:
-            return tuple((requirement.key, value) for value in requirement.values)
-    for requirement in selector.requirements:
-        if requirement.operator is LabelOperator.EXISTS:
-            return ((requirement.key, None),)
-    return ()
+def _scope(namespace: str | None, workloads: WorkloadSelector) -> Scope:
+    containers = None if workloads.containers is None else _qualify(workloads.containers)
+    return Scope(namespace, workloads.pods, containers, workloads.host)
 
 
-@dataclass(slots=True)
-class _Group:
-    """The policies of one namespace, or the cluster-wide ones."""
-
-    unselective: int = 0
-    loose: _Masks = field(default_factory=dict)
-    anchored: dict[_Anchor, _Masks] = field(default_factory=dict)
-
-    def set_bit(self, selector: LabelSelector | None, bit: int) -> None:
-        if selector is None:
-            self.unselective |= bit
-            return
-        for masks in self._places(selector):
-            masks[selector] = masks.get(selector, 0) | bit
-
-    def clear_bit(self, selector: LabelSelector | None, bit: int) -> None:
-        if selector is None:
-            self.unselective &= ~bit
-            return
-        for masks in self._places(selector):
-            masks[selector] &= ~bit
-            if not masks[selector]:
-                del masks[selector]
-        for anchor in _anchors(selector):
-            if not self.anchored[anchor]:
-                del self.anchored[anchor]
-
-    def _places(self, selector: LabelSelector) -> list[_Masks]:
-        anchors = _anchors(selector)
-        return [self.anchored.setdefault(anchor, {}) for anchor in anchors] if anchors else [self.loose]
-
-    def is_empty(self) -> bool:
-        return not (self.unselective or self.loose or self.anchored)
-
-    def bits(self, labels: dict[str, str]) -> int:
-        found = self.unselective | _selected(self.loose, labels)
-        for key, value in labels.items():
-            for anchor in ((key, value), (key, None)):
-                if masks := self.anchored.get(anchor):
-                    found |= _selected(masks, labels)
-        return found
+def _qualify(selector: LabelSelector) -> LabelSelector:
+    return LabelSelector(tuple(_qualify_requirement(requirement) for requirement in selector.requirements))
 
 
-def _selected(masks: _Masks, labels: dict[str, str]) -> int:
-    found = 0
-    for selector, mask in masks.items():
-        if is_selected(selector, labels):
-            found |= mask
-    return found
-
-
-class ScopeIndex:
-    """The scopes of all policies on the node."""
-
-    def __init__(self) -> None:
-        self._scopes: dict[PolicyId, Scope] = {}
-        self._groups: dict[str | None, _Group] = {}
-        self.everything = 0
-        """The bits of the policies that apply to everything."""
-        self.all = 0
-        """The bits of all policies."""
-
-    def __contains__(self, policy: PolicyId) -> bool:
-        return policy in self._scopes
-
-    def add(self, policy: PolicyId, scope: Scope) -> None:
-        """File a policy; its id must not be filed yet."""
-        self._scopes[policy] = scope
-        self.all |= 1 << policy
-        if scope.is_everything:
-            self.everything |= 1 << policy
-        else:
-            self._groups.setdefault(scope.namespace, _Group()).set_bit(scope.pods, 1 << policy)
-
-    def remove(self, policy: PolicyId) -> Scope | None:
-        """Forget a policy; gives its scope, None when it was not filed."""
-        scope = self._scopes.pop(policy, None)
-        if scope is None:
-            return None
-        self.all &= ~(1 << policy)
-        if scope.is_everything:
-            self.everything &= ~(1 << policy)
-            return scope
-        group = self._groups[scope.namespace]
-        group.clear_bit(scope.pods, 1 << policy)
-        if group.is_empty():
-            del self._groups[scope.namespace]
-        return scope
-
-    def bits(self, namespace: str, labels: Labels) -> int:
-        """The bits of the policies that apply to the containers of a pod."""
-        seen = selectable_labels(namespace, labels)
-        found = self.everything
-        for key in (None, namespace):
-            if group := self._groups.get(key):
-                found |= group.bits(seen)
-        return found
+def _qualify_requirement(requirement: Requirement) -> Requirement:
+    if requirement.key != CONTAINER_REPOSITORY:
+        return requirement
+    return replace(requirement, values=tuple(sorted({qualify_repository(value) for value in requirement.values})))

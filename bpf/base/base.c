@@ -10,6 +10,7 @@
 #include "maps/counters.h"
 #include "maps/deferred.h"
 #include "maps/doors.h"
+#include "maps/process.h"
 
 #define PG_DEV_FD_LEN 8 /* "/dev/fd/" */
 #define PG_FD_DIGITS 10
@@ -290,28 +291,36 @@ int pg_cgroup_attach(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /*
- * sched_process_fork(struct task_struct *parent, struct task_struct *child): the helper's children are helpers too, and
- * so is a child that the host makes in the container's cgroup at once (CLONE_INTO_CGROUP).
+ * The helper's children are helpers too, and so is a child that the host makes in the container's cgroup at once
+ * (CLONE_INTO_CGROUP).
  */
-int pg_fork(struct bpf_raw_tracepoint_args *ctx)
+PG_INLINE void pg_fork_helper(const struct task_struct *child, __u32 tgid, __u32 parent_tgid)
 {
-	const struct task_struct *child = (const struct task_struct *)ctx->args[1];
-	__u32 parent_tgid = bpf_get_current_pid_tgid() >> 32;
 	__u64 mine, id, *from;
 	struct css_set *set = NULL;
 	struct cgroup *cgroup = NULL;
-	pid_t tgid = 0;
 
-	pg_read(tgid, &child->tgid);
-	if (tgid == parent_tgid)
-		return 0;
 	pg_read(set, &child->cgroups);
 	pg_read(cgroup, &set->dfl_cgrp);
 	id = pg_cgroup_id(cgroup);
 	from = pg_lookup(entering, &parent_tgid);
 	if (!from && (id == bpf_get_current_cgroup_id() || !pg_lookup(bindings, &id) || pg_own_record(&mine)))
-		return 0;
+		return;
 	pg_enter(tgid, id);
+}
+
+/* sched_process_fork(struct task_struct *parent, struct task_struct *child): not of a new thread. */
+int pg_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	const struct task_struct *child = (const struct task_struct *)ctx->args[1];
+	__u32 parent_tgid = bpf_get_current_pid_tgid() >> 32;
+	pid_t tgid = 0;
+
+	pg_read(tgid, &child->tgid);
+	if (tgid == parent_tgid)
+		return 0;
+	pg_fork_helper(child, tgid, parent_tgid);
+	pg_follow(ctx, PG_LINEAGE_FORK);
 	return 0;
 }
 
@@ -328,6 +337,7 @@ int pg_exit(struct bpf_raw_tracepoint_args *ctx)
 	if (live)
 		return 0;
 	pg_leave_entering(bpf_get_current_pid_tgid() >> 32);
+	pg_follow(ctx, PG_LINEAGE_EXIT);
 	return 0;
 }
 
@@ -340,6 +350,7 @@ int pg_exec(struct bpf_raw_tracepoint_args *ctx)
 	pg_arm();
 	pg_leave_entering(bpf_get_current_pid_tgid() >> 32);
 	pg_keep_exec((__u32)ctx->args[1], (const struct linux_binprm *)ctx->args[2]);
+	pg_follow(ctx, PG_LINEAGE_EXEC);
 	return 0;
 }
 

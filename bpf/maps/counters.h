@@ -23,6 +23,9 @@ enum pg_counter {
 	PG_COUNT_UNWATCHED,	 /* cgroups of containers that could not be noted: unannounced ones go unseen */
 	PG_COUNT_HELD,		 /* processes stopped at their execve */
 	PG_COUNT_NOTICE_LOST,	 /* the agent's ring was full */
+	PG_COUNT_LINEAGE_FULL,	 /* a process has no record in lineage: the map is full */
+	PG_COUNT_NO_CONTEXT,	 /* a call came in the middle of too many others on its CPU: not checked */
+	PG_COUNT_RETURN_LOST,	 /* a return that a rule waits for could not be noted */
 	PG_COUNTERS
 };
 

@@ -1,56 +1,40 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * events: RINGBUF. call: PERCPU_ARRAY[1] of struct pg_call, the call at hand and the rules that it hit. record:
- * PERCPU_ARRAY[1] of struct pg_event, the record under construction: it is made once for a call, and sent once for each
- * hit.
+ * events: RINGBUF. records: PERCPU_ARRAY of struct pg_event, one for each context: the record under construction. It is
+ * made once for a program's hits, and sent once for each of them.
+ *
+ * A record is a header and items: a number, or the bytes of a slot, each with the id that the agent gave to the value.
+ * Rules come and go, events in the ring stay: an id is never given to another value.
  */
 #ifndef PG_MAPS_EVENTS_H
 #define PG_MAPS_EVENTS_H
 
 #include "lib/kernel.h"
-#include "lib/path.h"
+#include "maps/call.h"
 #include "maps/counters.h"
 #include "maps/strings.h"
 
-#define PG_MAX_HITS 1024 /* one for each policy that a binding can name */
 #define PG_EVENT_DATA 16384
-#define PG_EVENT_SLOTS 8
-
 #define PG_EVENT_POLICY 1
+
 #define PG_EVENT_DEFERRED 1 /* checked at the system call's exit */
-#define PG_SLOT_ABSENT 0xffff
+#define PG_EVENT_RETURN 2   /* reported at the return */
+#define PG_EVENT_MONITOR 4  /* monitor mode: enforcing actions were left out */
+#define PG_EVENT_CUT 8	    /* a value did not fit */
 
-/* What a slot holds, whatever its number: an argument and how it was read, or the binary. Rules come and go, events in
- * the ring stay. */
-#define PG_TEXT_STRING 0x10
-#define PG_TEXT_BYTES 0x20
-#define PG_TEXT_FD 0x30
-#define PG_TEXT_BINARY 0x40
+#define PG_ID_BINARY 1
+#define PG_ID_PARENT 2
+#define PG_ID_KERNEL_STACK 3
+#define PG_ID_USER_STACK 4
 
-struct pg_hit {
-	__u32 policy; /* the agent's serial number of it: never used again */
-	__u16 rule;
-	__u16 selector;
-};
-_Static_assert(sizeof(struct pg_hit) == 8, "hit");
-
-struct pg_call {
-	__u64 args[6];
-	__u32 hits;
-	__u32 slots; /* bit n: string slot n was filled for this call */
-	__u8 slot_id[PG_EVENT_SLOTS];
-	__u64 signals; /* bit n: a rule wants signal n + 1 sent */
-	struct pg_hit hit[PG_MAX_HITS];
-};
-_Static_assert(sizeof(struct pg_call) == 72 + 8 * PG_MAX_HITS, "call value");
+#define PG_STACK_BYTES 1016 /* 127 addresses: PERF_MAX_STACK_DEPTH */
 
 struct pg_event {
-	__u32 size; /* of the record, all strings included */
+	__u32 size; /* of the record, all items included */
 	__u16 kind;
 	__u16 flags;
 	__u64 time; /* ns since boot, suspend included */
 	__u64 cgroup;
-	__u64 args[6];
 	__u32 pid;
 	__u32 tid;
 	__u32 uid;
@@ -59,127 +43,138 @@ struct pg_event {
 	__u16 rule;
 	__u16 selector;
 	__s32 error; /* of the call's signals */
-	__u32 reserved;
+	__u16 return_selector;
+	__u16 items;
 	char comm[16];
-	__u16 len[PG_EVENT_SLOTS]; /* of each slot's text in data, in order; PG_SLOT_ABSENT */
-	__u8 slot_flags[PG_EVENT_SLOTS];
-	__u8 slot_id[PG_EVENT_SLOTS];
+	__u64 start; /* of the process, ns since boot */
 	char data[PG_EVENT_DATA + PG_STRING_ROOM];
 };
-_Static_assert(offsetof(struct pg_event, data) == 152, "event header");
+_Static_assert(offsetof(struct pg_event, data) == 80, "event header");
 
-PG_INLINE struct pg_call *pg_call(const __u64 *args)
-{
-	__u32 zero = 0;
-	struct pg_call *call = pg_lookup(call, &zero);
-
-	if (!call)
-		return NULL;
-	call->args[0] = args[0];
-	call->args[1] = args[1];
-	call->args[2] = args[2];
-	call->args[3] = args[3];
-	call->args[4] = args[4];
-	call->args[5] = args[5];
-	call->hits = 0;
-	call->slots = 0;
-	call->signals = 0;
-	return call;
-}
-
-/* Notes that a slot was filled for this call, and with what: PG_TEXT_* | argument. */
-PG_INLINE void pg_filled(struct pg_call *call, __u32 slot, __u8 id)
-{
-	call->slots |= 1u << slot;
-	call->slot_id[slot] = id;
-}
-
-PG_INLINE void pg_hit(struct pg_call *call, __u32 policy, __u16 rule, __u16 selector)
-{
-	__u32 n = call->hits;
-	struct pg_hit *hit;
-
-	call->hits = n + 1;
-	pg_opaque(n);
-	hit = &call->hit[n & (PG_MAX_HITS - 1)];
-	hit->policy = policy;
-	hit->rule = rule;
-	hit->selector = selector;
-}
-
-PG_INLINE void pg_event_slot(struct pg_event *event, struct pg_call *call, __u32 slot)
-{
-	struct pg_string *string = pg_string(slot);
-	__u32 at = event->size - offsetof(struct pg_event, data);
+struct pg_item {
+	__u32 id;
 	__u32 len;
+	__u32 mode;
+	__u8 flags;
+	__u8 kind; /* 0: a number of 8 bytes, 1: bytes */
+	__u16 reserved;
+};
+_Static_assert(sizeof(struct pg_item) == 16, "item");
 
-	event->len[slot] = PG_SLOT_ABSENT;
-	event->slot_flags[slot] = 0;
-	if (!string || !(call->slots & (1u << slot)) || at > PG_EVENT_DATA - 1)
+PG_INLINE struct pg_event *pg_event_of(__u32 context)
+{
+	return pg_lookup(records, &context);
+}
+
+/* Room for an item of at most PG_STRING_MAX bytes; NULL when the record is full. */
+PG_INLINE struct pg_item *pg_item(struct pg_event *event, __u32 id, __u32 len, __u32 flags, __u32 mode)
+{
+	__u32 at = pg_once(event->size) - offsetof(struct pg_event, data);
+	struct pg_item *item;
+
+	if (at > PG_EVENT_DATA - 1) {
+		event->flags |= PG_EVENT_CUT;
+		return NULL;
+	}
+	pg_opaque(at);
+	at &= PG_EVENT_DATA - 1;
+	item = (struct pg_item *)&event->data[at];
+	item->id = id;
+	item->len = len;
+	item->mode = mode;
+	item->flags = (__u8)flags;
+	item->kind = 1;
+	item->reserved = 0;
+	event->items++;
+	pg_once(event->size) = offsetof(struct pg_event, data) + at + sizeof(*item) + ((len + 7) & ~7u);
+	return item;
+}
+
+PG_INLINE void pg_item_number(struct pg_event *event, __u32 id, __u64 value, int unreadable)
+{
+	struct pg_item *item = pg_item(event, id, 8, unreadable ? PG_STRING_UNREADABLE : 0, 0);
+
+	if (!item)
 		return;
-	len = string->len;
+	item->kind = 0;
+	*(__u64 *)(item + 1) = value;
+}
+
+/* facts: bytes of the structure behind the text (bpf/lib/buffers.h), a constant. */
+PG_INLINE void pg_item_text(struct pg_event *event, __u32 id, const struct pg_string *string, __u32 facts)
+{
+	__u32 len = string->len;
+	struct pg_item *item;
+
 	pg_opaque(len);
 	len &= 0x1fff;
 	if (len > PG_STRING_MAX)
 		len = PG_STRING_MAX;
-	pg_opaque(at);
-	at &= PG_EVENT_DATA - 1;
-	if (bpf_probe_read_kernel(&event->data[at], len, string->data))
-		return;
-	event->len[slot] = (__u16)len;
-	event->slot_flags[slot] = (__u8)string->flags;
-	event->size += len;
+	len += facts;
+	item = pg_item(event, id, len, string->flags, string->mode);
+	if (item && len)
+		bpf_probe_read_kernel(item + 1, len, string->data);
 }
 
-PG_INLINE void pg_event_head(struct pg_event *event, struct pg_call *call, __u32 workload, __u16 flags)
+/* Where a stack's addresses come: straight into the record. */
+PG_INLINE void pg_item_stack(struct pg_event *event, __u32 id, void *ctx, __u64 flags)
 {
+	__u32 size = pg_once(event->size);
+	struct pg_item *item = pg_item(event, id, PG_STACK_BYTES, 0, 0);
+	long n;
+
+	if (!item)
+		return;
+	n = bpf_get_stack(ctx, item + 1, PG_STACK_BYTES, flags);
+	if (n < 0)
+		item->flags = PG_STRING_UNREADABLE;
+	if (n < 0 || n > PG_STACK_BYTES)
+		n = 0;
+	item->len = n;
+	pg_once(event->size) = size + sizeof(*item) + (((__u32)n + 7) & ~7u);
+}
+
+PG_INLINE void pg_event_head(struct pg_event *event, __u32 workload, __u32 flags)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task(), *leader = NULL;
 	__u64 id = bpf_get_current_pid_tgid();
 
 	event->size = offsetof(struct pg_event, data);
 	event->kind = PG_EVENT_POLICY;
-	event->flags = flags;
+	event->flags = (__u16)flags;
 	event->time = bpf_ktime_get_boot_ns();
 	event->cgroup = bpf_get_current_cgroup_id();
 	event->pid = id >> 32;
 	event->tid = (__u32)id;
 	event->uid = (__u32)bpf_get_current_uid_gid();
 	event->workload = workload;
-	event->reserved = 0;
-	__builtin_memcpy(event->args, call->args, sizeof(event->args));
-	__builtin_memcpy(event->slot_id, call->slot_id, sizeof(event->slot_id));
+	event->error = 0;
+	event->items = 0;
+	event->start = 0;
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	pg_read(leader, &task->group_leader);
+	if (leader)
+		pg_read(event->start, &leader->start_boottime);
 }
 
-/* Sends one record for each hit; rules: how many the hook point has, a constant that bounds the loop. */
-PG_INLINE void pg_report(struct pg_call *call, __u32 workload, __u16 flags, __u32 rules, long error)
+PG_INLINE void pg_send_event(struct pg_event *event, const struct pg_hit *hit)
 {
-	__u32 zero = 0, i, size;
-	struct pg_event *event = pg_lookup(record, &zero);
-	struct pg_string *binary = pg_string(PG_SLOT_BINARY);
+	__u32 size = pg_once(event->size);
+	__u16 flags = event->flags;
 
-	if (!event || !binary)
-		return;
-	pg_read_binary(binary);
-	pg_filled(call, PG_SLOT_BINARY, PG_TEXT_BINARY);
-	pg_event_head(event, call, workload, flags);
-	for (i = 0; i < PG_EVENT_SLOTS; i++)
-		pg_event_slot(event, call, i);
-	event->error = (__s32)error;
-	size = event->size;
 	pg_opaque(size);
-	size &= 0x7fff;
+	size &= 0xffff;
 	if (size > sizeof(*event))
 		size = sizeof(*event);
-	for (i = 0; i < rules; i++) {
-		if (i >=
-		    pg_once(call->hits)) /* read anew: two bounds merged into one countdown are none to Linux 6.1 */
-			break;
-		event->policy = call->hit[i].policy;
-		event->rule = call->hit[i].rule;
-		event->selector = call->hit[i].selector;
-		if (bpf_ringbuf_output(pg_map(events), event, size, 0))
-			pg_count(PG_COUNT_EVENTS_LOST);
-	}
+	event->policy = hit->policy;
+	event->rule = hit->rule;
+	event->selector = hit->selector;
+	event->return_selector = hit->return_selector;
+	if (hit->flags & PG_HIT_MONITORED)
+		event->flags = flags | PG_EVENT_MONITOR;
+	if (bpf_ringbuf_output(pg_map(events), event, size, 0))
+		pg_count(PG_COUNT_EVENTS_LOST);
+	event->flags = flags;
 }
 
 #endif

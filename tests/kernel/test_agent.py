@@ -323,8 +323,8 @@ BAD_INPUTS = {
     "unknown-field": (HEAD + "spec:\n  kprobs: []\n", "5:3", "did you mean kprobes"),
     "wrong-type": (HEAD + "spec:\n  kprobes: lseek\n", "5:12", "list"),
     "unknown-call": (HEAD + "spec:\n  kprobes:\n  - call: sys_lsek\n", "6:11", "did you mean lseek"),
-    "unsupported": (HEAD + "spec:\n  kprobes:\n  - call: lseek\n    return: true\n", "7:5", "not supported yet"),
-    "unsupported-hook": (HEAD + "spec:\n  tracepoints: [{}]\n  kprobes: [{call: lseek}]\n", "5:3", "not supported yet"),
+    "incomplete": (HEAD + "spec:\n  kprobes:\n  - call: lseek\n    return: true\n", "7:5", "needs returnArg"),
+    "unsupported": (HEAD + "spec:\n  loader: true\n  kprobes: [{call: lseek}]\n", "5:", "not supported"),
     "bad-value": (
         HEAD
         + "spec:\n  kprobes:\n  - call: lseek\n    args: [{index: 0, type: int}]\n    selectors:\n"
@@ -347,6 +347,18 @@ def test_bad_policy_is_refused_with_its_place_and_changes_nothing(shared_node: N
     assert f"{file}:{place}" in done.stderr
     assert words in done.stderr
     assert listed(shared_node) == before
+
+
+def test_what_this_node_cannot_do_is_refused_and_listed_with_the_reason(shared_node: Node, tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(HEAD + "spec:\n  kprobes: [{call: do_exit, syscall: false}, {call: lseek}]\n")
+    done = shared_node.agent.cli("policy", "add", str(file))
+    reason = f'{file}:5:13: kernel function hooks are not attached by this version, kprobe "do_exit"'
+    assert (done.returncode, done.stdout) == (1, "")
+    assert reason in done.stderr
+    (row,) = [row for row in listed(shared_node) if row["name"] == "bad"]
+    assert (row["state"], row["error"].startswith(reason)) == ("load_error", True)
+    assert shared_node.agent.cli("policy", "delete", "bad").returncode == 0
 
 
 def listed(node: Node) -> list[dict[str, Any]]:

@@ -161,11 +161,14 @@ def test_event_tells_everything(scene: Node, heard: EventReader, calls_program: 
         pid = group.call("lseek", -1, 0, 0).pid
         event = of_pid(pid, heard)
         assert event.pop("time").startswith("20")
+        assert event["process"].pop("start").startswith("20")
         process = {"pid": pid, "tid": pid, "uid": 0, "binary": str(calls_program), "comm": "calls"}
         assert event == {
             "type": "policy",
             "policy": {"name": "kill", "namespace": "kill"},
+            "hook": "syscall",
             "function": "__x64_sys_lseek",
+            "call": "lseek",
             "selector": 0,
             "args": [{"index": 0, "type": "int", "value": -1}],
             "action": "SIGKILL",
@@ -228,7 +231,7 @@ def test_event_has_arguments_that_no_selector_compares(scene: Node, heard: Event
         ended = group.run(steps(opened, step("pwrite64", 3, b"a\0\xff", 3, 5)))
     assert ended.results == (3, 3)
     assert of_pid(ended.pid, heard)["args"] == [
-        {"index": 0, "type": "fd", "value": 3, "path": str(target)},
+        {"index": 0, "type": "fd", "value": 3, "path": str(target), "file_type": "regular", "mode": "0600"},
         {"index": 1, "type": "char_buf", "base64": base64.b64encode(b"a\0\xff").decode()},
         {"index": 2, "type": "size_t", "value": 3},
         {"index": 3, "type": "long", "value": 5},
@@ -293,7 +296,7 @@ def test_policy_of_the_same_name_replaces_and_deletion_ends_it(node: Node) -> No
         assert (killed_by(group, -1), killed_by(group, -2)) == (False, True)
         node.agent.control.delete("p", "")
         assert (killed_by(group, -1), killed_by(group, -2)) == (False, False)
-    assert node.agent.control.status().system_calls == []
+    assert node.agent.control.status().hooks == []
 
 
 def test_deleting_one_of_two_policies_leaves_the_other(node: Node) -> None:

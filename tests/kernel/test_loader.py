@@ -117,8 +117,41 @@ def test_memory_limit_is_named() -> None:
 
 
 def test_program_that_is_too_long_for_its_jumps_is_refused() -> None:
-    with pytest.raises(LoaderError, match=f"{NAME}_long has 3300[0-9] instructions, at most 32767"):
+    with pytest.raises(LoaderError, match=f"{NAME}_long has 3300[0-9] instructions, at most 32767") as caught:
         make_loader().load(source(HEAD + GOOD + TOO_LONG, "good", "long"))
+    assert (caught.value.too_large, caught.value.programs) == (True, (f"{NAME}_long",))
+
+
+def busy(name: str, rounds: int, body: str) -> str:
+    """A program with a loop that the verifier follows round by round."""
+    return f"int {NAME}_{name}(void *ctx) {{ __u64 x = 0, i; for (i = 0; i < {rounds}; i++) {{ {body} }} return x; }}\n"
+
+
+BRANCHES = "x += bpf_get_prandom_u32(); if (x == 77) break;"
+STRAIGHT = 'x = x * 3 + i; asm volatile("" : "+r"(x));' * 20
+
+
+@pytest.mark.parametrize(("rounds", "body"), [(20_000, BRANCHES), (40_000, STRAIGHT)], ids=["branches", "instructions"])
+def test_all_programs_that_the_verifier_gives_up_on_are_named(rounds: int, body: str) -> None:
+    text = HEAD + busy("one", rounds, body) + GOOD + busy("two", rounds, body) + busy("three", 10, body)
+    with pytest.raises(LoaderError, match=f"gave up on {NAME}_one: it is too large") as caught:
+        make_loader().load(source(text, "one", "good", "two", "three"))
+    assert (caught.value.stage, caught.value.too_large) == ("load", True)
+    assert caught.value.programs == (f"{NAME}_one", f"{NAME}_two")
+
+
+def test_program_whose_variables_do_not_fit_is_named() -> None:
+    stack = "volatile char room[600]; int i; for (i = 0; i < 600; i += 8) room[i] = i; return room[8];"
+    text = f"{HEAD}{GOOD}int {NAME}_stack(void *ctx) {{ {stack} }}\n"
+    with pytest.raises(LoaderError, match="BPF stack limit of 512 bytes") as caught:
+        make_loader().load(source(text, "good", "stack"))
+    assert (caught.value.stage, caught.value.programs, caught.value.too_large) == ("compile", (f"{NAME}_stack",), True)
+
+
+def test_error_that_smaller_programs_would_have_too_is_not_one_of_size() -> None:
+    with pytest.raises(LoaderError, match="invalid mem access") as caught:
+        make_loader().load(source(NOT_SAFE, "wild"))
+    assert (caught.value.too_large, caught.value.programs) == (False, ())
 
 
 def test_loader_that_is_killed_is_an_error() -> None:
@@ -142,35 +175,37 @@ def _loader_child() -> int:
     return 0
 
 
-TEXTS = policy(
-    "six-texts", kprobe("openat", dict.fromkeys(range(6), "string"), selector(match(0, "Equal", "x"))), namespace="n"
+# Each selector walks over the whole text, and the verifier with it: after a million steps it gives up.
+TOO_LARGE = policy(
+    "too-large",
+    kprobe("openat", {1: "string"}, *(selector(match(1, "SubString", f"needle-{n}")) for n in range(40))),
+    namespace="n",
 )
-MORE_TEXTS = policy("two-more", kprobe("openat", {0: "fd", 1: "fd"}, selector(match(0, "Equal", "x"))), namespace="n")
 
 
 def test_policy_that_does_not_load_is_listed_and_leaves_the_others(node: Node, tmp_path: Path) -> None:
-    node.add(TEXTS, lseek_policy("kept", namespace="default"))
+    node.add(lseek_policy("kept", namespace="default"))
     file = tmp_path / "more.json"
-    file.write_text(json.dumps(MORE_TEXTS))
+    file.write_text(json.dumps(TOO_LARGE))
     refused = node.agent.cli("policy", "add", str(file))
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "openat: 8 different text arguments" in refused.stderr
+    assert "openat: one hook is too large for a program" in refused.stderr
     listed = node.agent.cli("policy", "list")
     assert listed.returncode == 1
-    assert ["load_error" in line for line in listed.stdout.splitlines() if line.startswith("two-more")] == [True]
-    assert node.agent.control.status().policies == 2
+    assert ["load_error" in line for line in listed.stdout.splitlines() if "too-large" in line] == [True]
+    assert node.agent.control.status().policies == 1
     with node.container() as group:
         assert group.call("lseek", -1, 0, 0).killed
-    node.agent.control.delete("two-more", "n")
+    node.agent.control.delete("too-large", "n")
     assert node.agent.cli("policy", "list").returncode == 0
 
 
 def test_replacement_that_does_not_load_leaves_the_old_rules(node: Node) -> None:
-    node.add(TEXTS, lseek_policy("two-more", namespace="n"))
-    with pytest.raises(RemoteError, match="8 different text arguments"):
-        node.add(MORE_TEXTS)
-    status = next(status for status in node.agent.control.list().policies if status.name == "two-more")
-    assert (status.state, status.error != "", list(status.system_calls)) == ("enabled", True, ["lseek"])
+    node.add(lseek_policy("too-large", namespace="n"))
+    with pytest.raises(RemoteError, match="one hook is too large for a program"):
+        node.add(TOO_LARGE)
+    status = next(status for status in node.agent.control.list().policies if status.name == "too-large")
+    assert (status.state, status.error != "", list(status.hooks)) == ("enabled", True, ["lseek"])
     with node.container("n") as group:
         assert group.call("lseek", -1, 0, 0).killed
 

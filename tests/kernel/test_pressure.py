@@ -88,22 +88,24 @@ def test_announcing_a_container_with_too_many_cgroups_is_bounded(calls_program: 
             placeholder.end()
 
 
+THREAD_MAPS = {"deferred": 8, "exec_text": 8, "enforcer": 8, "awaited": 24, "returns": 24}  # name -> bytes of a key
+
+
 def test_calls_of_threads_that_died_are_taken_out() -> None:
-    """Neither the call that waited for its exit nor the path that was kept for it stays."""
-    fds = {
-        spec.name: bpf.create_map(spec.kind, spec.key, spec.value, spec.entries, spec.name, spec.flags)
-        for spec in map_specs(4096, 64)
-        if spec.name in ("deferred", "exec_text")
-    }
-    maps = Maps(fds)
+    """Neither a call that waited for its exit or its return nor what was kept for it stays."""
+    specs = {spec.name: spec for spec in map_specs(4096, 64) if spec.name in THREAD_MAPS}
+    maps = Maps({n: bpf.create_map(s.kind, s.key, s.value, s.entries, n, s.flags) for n, s in specs.items()})
     alive, dead = os.getpid(), 1 << 30
     try:
         for thread in (alive, dead):
-            key = (alive << 32 | thread).to_bytes(8, "little")
-            bpf.update(maps.fileno("deferred"), key, bytes(56))
-            bpf.update(maps.fileno("exec_text"), key, bytes(4096))
-        assert drop_dead_calls(maps, lambda thread: thread == alive) == 2
-        left = [bpf.keys(maps.fileno(name), 8) for name in fds]
-        assert left == [[(alive << 32 | alive).to_bytes(8, "little")]] * 2
+            for name, spec in specs.items():
+                bpf.update(maps.fileno(name), _thread_key(alive, thread, spec.key), bytes(spec.value))
+        assert drop_dead_calls(maps, lambda thread: thread == alive) == len(THREAD_MAPS)
+        for name, spec in specs.items():
+            assert bpf.keys(maps.fileno(name), spec.key) == [_thread_key(alive, alive, spec.key)]
     finally:
         maps.close()
+
+
+def _thread_key(process: int, thread: int, size: int) -> bytes:
+    return (process << 32 | thread).to_bytes(8, "little").ljust(size, b"\0")

@@ -133,5 +133,5 @@ def test_text_values_keep_every_byte(values: list[str]) -> None:
     }
     text = yaml.safe_dump(document)
     (policy,) = parse_policies(text.encode(), "f")
-    read = policy.hooks[0].selectors[0].match_args[0].values
+    read = policy.hooks[0].selectors[0].args[0].values
     assert read == tuple(value.encode() for value in values)

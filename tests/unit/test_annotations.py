@@ -125,6 +125,14 @@ def test_an_image_without_a_name_has_the_one_that_was_asked_for() -> None:
     assert identify(named, Runtime.CRIO, "c1").image == "web"
 
 
+def test_an_image_that_is_told_by_its_id_has_the_name_that_was_asked_for() -> None:
+    identifier = "0a" * 32
+    named = _CRIO | {"io.kubernetes.cri-o.ImageName": identifier, "io.kubernetes.cri-o.Image": "web:1"}
+    assert identify(named, Runtime.CRIO, "c1").image == "web:1"
+    unnamed = named | {"io.kubernetes.cri-o.Image": f"sha256:{identifier}"}
+    assert identify(unnamed, Runtime.CRIO, "c1").image == identifier
+
+
 @pytest.mark.parametrize(
     ("annotations", "runtime"),
     [
@@ -256,6 +264,11 @@ def test_an_identity_is_the_containers() -> None:
     assert _WEB.of_container("c1", (("a", "b"),)) == ContainerIdentity(
         ContainerId("c1"), "main", "shop", "web-0", PodUid(_UID), (("a", "b"),), "registry/web:1"
     )
+
+
+def test_an_identity_of_a_sandbox_says_so() -> None:
+    assert identify(_SANDBOX, Runtime.AUTO, "c1").of_container("c1", ()).sandbox
+    assert not OUTSIDE.of_container("c1", ()).sandbox
 
 
 _ANY_TEXT = st.text(st.characters(categories=None), max_size=30)

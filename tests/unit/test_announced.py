@@ -83,13 +83,19 @@ def test_a_container_is_told_by_the_message_or_its_annotations(
     assert stage.asked == [(sandbox, "shop", "web-0")]
 
 
+def test_an_image_that_is_told_by_its_id_is_named_by_the_annotations(stage: _Stage) -> None:
+    start = stage.start(**_POD | {"image": "sha256:" + "0a" * 32}, annotations=_CRIO)
+    assert start.identity.image == "web:1"
+
+
 def test_a_process_below_the_containers_cgroup_is_the_containers(stage: _Stage) -> None:
     stage.nested = True
     assert stage.start(**_POD).cgroup == ProcessCgroup(CgroupId(1 << 40), "/pods/c1", nested=True)
 
 
 def test_a_sandboxs_labels_are_in_its_annotations(stage: _Stage) -> None:
-    assert stage.start(annotations=_SANDBOX).identity.labels == (("app", "web"),)
+    identity = stage.start(annotations=_SANDBOX).identity
+    assert (identity.labels, identity.sandbox) == ((("app", "web"),), True)
     assert stage.asked == []
 
 

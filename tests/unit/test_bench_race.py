@@ -206,15 +206,15 @@ def test_tally_counts_events_however_the_stream_is_cut(size: int) -> None:
 def test_policies_are_what_the_agent_reads() -> None:
     texts = [policy_text(f"p-{n}", "idle", [-1, n], "Sigkill", call) for n, call in enumerate(FD_CALLS)]
     policies = parse_policies(join_policies(texts).encode(), "bench.yaml")
-    assert [policy.hooks[0].syscall for policy in policies] == list(FD_CALLS)
+    assert [policy.hooks[0].calls for policy in policies] == [(call,) for call in FD_CALLS]
     assert {policy.namespace for policy in policies} == {"idle"}
-    match = policies[3].hooks[0].selectors[0].match_args[0]
+    match = policies[3].hooks[0].selectors[0].args[0]
     assert (match.operator, set(match.values)) == (Operator.EQUAL, {-1, 3})
 
 
 def test_unmatched_policies_differ_and_never_name_the_descriptor_in_use() -> None:
     policies = parse_policies(unmatched_policies(5, "selected").encode(), "bench.yaml")
-    values = [policy.hooks[0].selectors[0].match_args[0].values for policy in policies]
+    values = [policy.hooks[0].selectors[0].args[0].values for policy in policies]
     assert len({policy.name for policy in policies}) == len(set(values)) == 5
     assert not any(-1 in value for value in values)
 

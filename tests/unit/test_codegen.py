@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""C text of hook plans, compared with tests/data/codegen/*.c.
+"""C text of plans, compared with tests/data/codegen/*.c.
 
 When a change of the text is meant, run `UPDATE_GOLDEN=1 .venv/bin/python -m pytest tests/unit/test_codegen.py` and read
 the difference.
@@ -7,54 +7,143 @@ the difference.
 
 from __future__ import annotations
 
-import json
 import os
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.policy.codegen import compile_hook, compile_module
-from agent.policy.model import Arg, ArgMatch, ArgType, Operator, Policy, PolicyKind, Selector, Source, SyscallHook
-from agent.policy.plan import HookPlan, PlacedPolicy, plan_hooks
-from agent.policy.reader import parse_policies
-from agent.workload.identity import PolicyId
+from agent.policy.access import HookPoint, Input, InputKind, Memory, PointKind, Read, Value
+from agent.policy.codegen import Placement, ProgramName, Side, compile_module, compile_point, programs
+from agent.policy.model import (
+    Action,
+    ActionKind,
+    ArgFilter,
+    ArgType,
+    HookKind,
+    Operator,
+    RateScope,
+    Selector,
+)
+from agent.policy.plan import PointPlan, make_plan
+from tests.support.language import act, arg, condition, document
 from tests.support.names import project_dir
+from tests.support.planning import argument, hand_made, place_resolved, plan, plan_of, plans_of
 from tests.support.workload import POST, kprobe, lseek_policy, match, policy, selector
 
 GOLDEN = project_dir() / "tests/data/codegen"
 USR1 = ({"action": "Signal", "argSig": 10},)
 LOUD = ({"action": "NoPost"}, {"action": "Sigkill"})
+RETURNS = {"return": True, "returnArg": {"index": 0, "type": "long"}}
+FUNCTION = HookPoint(PointKind.UPROBE, "/bin/x", 0x40)
+PROBE = HookPoint(PointKind.USDT, "/bin/x", 0x80, 0x90)
 
 
-def plan_of(*documents: dict[str, Any], bits: tuple[int, ...] = ()) -> HookPlan:
-    """The plan of the one call that the documents hook; bits: of each policy, 0, 1, ... when not given."""
-    text = "\n---\n".join(map(json.dumps, documents)).encode()
-    policies = parse_policies(text, "test")
-    numbers = bits or range(len(policies))
-    placed = [PlacedPolicy(p, PolicyId(bit), 100 + n) for n, (p, bit) in enumerate(zip(policies, numbers, strict=True))]
-    calls = {hook.syscall for p in policies for hook in p.hooks}
-    plans = plan_hooks(placed, calls)
-    assert len(plans) == 1
-    return next(iter(plans.values()))
+def tracepoint(event: str, *selectors: dict[str, Any], args: list[dict[str, Any]], raw: bool = False) -> dict[str, Any]:
+    subsystem, _, name = event.partition("/")
+    hook = {"subsystem": subsystem, "event": name, "raw": raw, "args": args, "selectors": list(selectors)}
+    return document("p", tracepoints=[hook])
 
 
-CASES = {
-    "lseek": plan_of(lseek_policy("p")),
-    "numbers": plan_of(
+def by_hand(
+    kind: HookKind, point: HookPoint, values: list[Value], *selectors: Selector, returned: Value | None = None
+) -> PointPlan:
+    (made,) = plans_of(place_resolved([hand_made(kind, point, values, *selectors, returned=returned)])).values()
+    return made
+
+
+def uprobe() -> PointPlan:
+    asks = (ArgFilter((), Operator.GT, (100,)),)
+    kill = (Action(ActionKind.SIGKILL),)
+    returned = Value(ArgType.LONG, Read(Input(InputKind.RETURN)), at_return=True)
+    values = [argument(0), argument(1, ArgType.STRING)]
+    return by_hand(
+        HookKind.UPROBE, FUNCTION, values, Selector(return_args=asks, return_actions=kill), returned=returned
+    )
+
+
+def usdt() -> PointPlan:
+    place = Read(Input(InputKind.REGISTER, 40), (-20,), memory=Memory.USER, size=4, signed=True)
+    indexed = Read(
+        Input(InputKind.REGISTER, 8, 4), (16,), False, Memory.USER, 1, index=Input(InputKind.REGISTER, 16), scale=8
+    )
+    values = [Value(ArgType.INT32, place), Value(ArgType.UINT8, indexed)]
+    asks = ArgFilter((0,), Operator.EQUAL, (7,))
+    return by_hand(
+        HookKind.USDT, PROBE, values, Selector(args=(asks,), actions=(Action(ActionKind.SET, position=0, value=41),))
+    )
+
+
+def every_number() -> PointPlan:
+    many = [str(n) for n in range(5)]
+    first = [
+        match(0, "NotEqual", 1, 2),
+        match(1, "GT", -(1 << 63)),
+        match(2, "InMap", *many),
+        match(0, "NotInRange", "-5:5"),
+    ]
+    second = [match(2, "Mask", 6, 1), match(1, "LT", 5), match(1, "InRange", "-9:9", "100:100")]
+    cel = {"operator": "CelExpr", "values": ["arg0 + arg1 > 7 && !(int32(arg1) == 3)"]}
+    return plan_of(
         policy(
             "p",
             kprobe(
                 "lseek",
                 {0: "int", 1: "long", 2: "uint"},
-                selector(match(0, "NotEqual", 1, 2), match(1, "GT", -(1 << 63)), actions=USR1),
-                selector(match(2, "Mask", 6, 1), match(1, "LT", 5), actions=LOUD),
-                selector(actions=POST),
+                selector(*first, actions=USR1),
+                selector(*second, actions=LOUD),
+                {"matchArgs": [cel]},
+                selector(match(2, "NotInMap", *many), actions=POST),
             ),
         )
-    ),
+    )
+
+
+def enforcer() -> dict[str, PointPlan]:
+    actions = [[act("NotifyEnforcer", argSig=9)], [act("CleanupEnforcerNotification")]]
+    hook = kprobe("lseek", {0: "int"}, *(selector(match(0, "Equal", n), actions=actions[n]) for n in range(2)))
+    return plan(document("p", kprobes=[hook], enforcers=[{"calls": ["sys_getpgid"]}]))
+
+
+def copied() -> PointPlan:
+    buffer = arg(1, "char_buf", returnCopy=True, sizeArgIndex=3)
+    post = {"matchReturnArgs": [condition(0, "NotEqual", 0)], "matchReturnActions": [act("Post", userStackTrace=True)]}
+    hook = {"call": "read", "args": [arg(0, "fd"), buffer, arg(2, "size_t")], "selectors": [post]} | RETURNS
+    return plan_of(document("p", kprobes=[hook]))
+
+
+def process() -> PointPlan:
+    asks = {
+        "matchPIDs": [{"operator": "NotIn", "values": [1, 2], "followForks": True, "isNamespacePID": True}],
+        "matchBinaries": [{"operator": "In", "values": ["/usr/bin/curl"], "followChildren": True}],
+        "matchParentBinaries": [{"operator": "NotPostfix", "values": ["/sh"]}],
+        "matchNamespaces": [{"namespace": "Pid", "operator": "NotIn", "values": ["host_ns"]}],
+        "matchNamespaceChanges": [{"operator": "In", "values": ["Mnt", "Net"]}],
+        "matchCapabilities": [{"operator": "In", "values": ["CAP_SYS_ADMIN"], "isNamespaceCapability": True}],
+        "matchCapabilityChanges": [{"type": "Permitted", "operator": "NotIn", "values": ["CAP_CHOWN"]}],
+        "matchWorkloads": {"podSelector": {"matchLabels": {"app": "a"}}},
+    }
+    return plan_of(policy("p", kprobe("lseek", {0: "int"}, asks)))
+
+
+def network() -> PointPlan:
+    asks = [
+        condition(2, "DAddr", "10.0.0.0/9", "fe80::1"),
+        condition(2, "NotDPort", "80", "8000:9000"),
+        condition(2, "SPortPriv"),
+        condition(2, "Family", "AF_INET"),
+        condition(2, "State", "TCP_LISTEN"),
+    ]
+    args = [arg(1, "uint64"), arg(2, "sock")]
+    return plan_of(tracepoint("x/bare_tp", {"matchArgs": asks}, args=args, raw=True))
+
+
+CASES = {
+    "plain": plan_of(lseek_policy("p")),
+    "numbers": every_number(),
     "texts": plan_of(
         policy(
             "p",
@@ -63,6 +152,7 @@ CASES = {
                 {0: "fd", 1: "string", 2: "char_buf:3"},
                 selector(match(0, "Prefix", "/etc/"), match(1, "Equal", "", "passwd", "12345678", "shadow")),
                 selector(match(1, "NotEqual", "abc"), match(2, "Postfix", "xyz", "uvw", "123456789")),
+                selector(match(0, "FileType", "dir"), match(1, "SubString", "needle")),
             ),
         )
     ),
@@ -71,12 +161,68 @@ CASES = {
     "several": plan_of(
         lseek_policy("a"), lseek_policy("b", match(0, "Equal", 7)), lseek_policy("c", actions=POST), bits=(0, 64, 1023)
     ),
-}
+    "chunks": make_plan(
+        HookPoint(PointKind.SYSCALL, "access"),
+        plan_of(*(policy(n, kprobe("access", {0: "string"}, selector(match(0, "Equal", n)))) for n in "ab")).rules,
+        max_weight=1,
+    ),
+    "return": plan_of(
+        policy(
+            "p",
+            kprobe(
+                "lseek",
+                {0: "int"},
+                selector(match(0, "Equal", -1), actions=USR1)
+                | {"matchReturnArgs": [condition(0, "Equal", -9)], "matchReturnActions": [act("Sigkill")]},
+            )
+            | RETURNS,
+        )
+    ),
+    "copied": copied(),
+    "tracepoint": plan_of(
+        tracepoint(
+            "sched/sched_process_exec", selector(match(4, "Postfix", "/sh")), args=[arg(4), arg(5)]
+        )
+    ),
+    "raw_tracepoint": plan_of(
+        tracepoint(
+            "sched/sched_process_exec",
+            selector(match(2, "Prefix", "/bin/")),
+            args=[arg(0, "int", resolve="mm.owner.pid"), arg(2, "linux_binprm")],
+            raw=True,
+        )
+    ),
+    "network": network(),
+    "uprobe": uprobe(),
+    "usdt": usdt(),
+    "limited": plan_of(
+        policy(
+            "p",
+            kprobe(
+                "access",
+                {0: "string", 1: "int"},
+                selector(
+                    match(1, "Equal", 4),
+                    actions=[act("Post", rateLimit="5", rateLimitScope="process", kernelStackTrace=True)],
+                ),
+            ),
+        )
+    ),
+    "notifier": enforcer()["lseek"],
+    "enforced": enforcer()["getpgid"],
+    "process": process(),
+}  # fmt: skip
+
+
+def placement(made: PointPlan) -> Placement:
+    count = len(made.chunks)
+    slots = tuple(range(10, 10 + count)), tuple(range(20, 20 + count))
+    return Placement(7, 3, slots[0], slots[1] if made.has_return else ())
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_text_is_the_golden_file(name: str) -> None:
-    text = compile_hook(CASES[name], 7)
+    text = compile_point(CASES[name], placement(CASES[name]))
     file = GOLDEN / f"{name}.c"
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.mkdir(exist_ok=True)
@@ -88,23 +234,50 @@ def test_every_golden_file_has_a_case() -> None:
     assert {file.stem for file in GOLDEN.iterdir()} == set(CASES)
 
 
-def test_module_includes_the_library_once() -> None:
-    text = compile_module([(CASES["lseek"], 1), (CASES["exec"], 2)])
+def test_module_includes_the_library_once_and_has_the_programs_that_it_says() -> None:
+    made = [(CASES[name], replace(placement(CASES[name]), attachment=n)) for n, name in enumerate(CASES)]
+    text = compile_module(made)
+    said = [program.name for each in made for program in programs(*each)]
     assert text.count("#include") == 1
-    assert re.findall(r"^int (\w+)\(", text, re.MULTILINE) == ["pg_enter_lseek", "pg_enter_execve", "pg_exit_execve"]
+    assert sorted(re.findall(r"^int (\w+)\(", text, re.MULTILINE)) == sorted(said)
 
 
-def test_exit_is_watched_only_where_memory_of_the_process_is_compared() -> None:
-    watched = {name: plan.reads_text for name, plan in CASES.items()}
-    assert watched == {
-        "lseek": False,
-        "numbers": False,
-        "texts": True,
-        "reported": False,
-        "exec": True,
-        "several": False,
-    }
-    assert not plan_of(policy("p", kprobe("lseek", {0: "fd"}, selector(match(0, "Equal", "/x"))))).reads_text
+def test_programs_have_their_side_and_chunk() -> None:
+    assert programs(CASES["chunks"], placement(CASES["chunks"])) == (
+        ProgramName("pg_enter_7_0", Side.ENTER, 0),
+        ProgramName("pg_enter_7_1", Side.ENTER, 1),
+        ProgramName("pg_exit_7_0", Side.EXIT, 0),
+        ProgramName("pg_exit_7_1", Side.EXIT, 1),
+    )
+    assert [program.side for program in programs(CASES["plain"], placement(CASES["plain"]))] == [Side.ENTER]
+
+
+def test_returns_are_watched_where_something_asks() -> None:
+    watched = {name for name, made in CASES.items() if made.has_return}
+    assert watched == {"texts", "exec", "chunks", "return", "copied", "uprobe", "limited", "enforced"}
+
+
+@pytest.mark.parametrize(
+    ("name", "slots"),
+    [("chunks", "slots"), ("network", "slots_raw"), ("uprobe", "slots_probe"), ("usdt", "slots_probe")],
+)
+def test_further_programs_are_in_the_array_of_their_type(name: str, slots: str) -> None:
+    made = make_plan(CASES[name].point, CASES[name].rules * 2, max_weight=1)
+    assert len(made.chunks) >= 2
+    text = compile_point(made, placement(made))
+    assert set(re.findall(r"pg_tail_call\(ctx, (\w+),", text)) == {slots}
+    assert "pg_once(call->slot) = 11;" in text
+
+
+SCOPES = {RateScope.THREAD: "THREAD", RateScope.PROCESS: "PROCESS", RateScope.GLOBAL: "GLOBAL"}
+
+
+@pytest.mark.parametrize("scope", RateScope)
+def test_rate_limits_are_in_nanoseconds(scope: RateScope) -> None:
+    limited = [act("Post", rateLimit="2m", rateLimitScope=scope.value)]
+    text = compile_point(plan_of(lseek_policy("p", actions=limited)), Placement(1, 1, (1,), ()))
+    assert f"pg_limit(hit, PG_RATE_{SCOPES[scope]}, " in text
+    assert "120000000000ULL" in text
 
 
 # Characters that would end a C string, a comment or a line.
@@ -113,70 +286,21 @@ hostile = st.text(
 )
 
 
+@settings(max_examples=50)
 @given(hostile, hostile)
 def test_nothing_of_a_policys_text_is_in_the_c_text(first: str, second: str) -> None:
     marked = [f'zqj"{first}', f"*/zqj{second}\\\n"]
-    text = compile_hook(plan_of(policy("p", kprobe("access", {0: "string"}, selector(match(0, "Equal", *marked))))), 1)
+    hook = kprobe(
+        "access",
+        {0: "string"},
+        selector(match(0, "Equal", *marked))
+        | {"label": marked[0], "matchBinaries": [{"operator": "Prefix", "values": marked}]},
+        selector(match(0, "Postfix", *marked)),
+        selector(match(0, "SubString", *(text.encode("ascii", "ignore").decode() for text in marked))),
+    )
+    hook["message"], hook["tags"], hook["args"][0]["label"] = marked[0], marked, marked[1]
+    made = plan_of(policy("zqj", hook))
+    text = compile_point(made, placement(made))
     assert "zqj" not in text
     assert text.isascii()
     assert set(re.findall(r'["\\]', text)) == set()
-
-
-@pytest.mark.parametrize("value", [-(1 << 63), -(1 << 63) + 1, -1, 0, (1 << 63) - 1])
-def test_long_is_written_as_a_constant_that_c_has(value: int) -> None:
-    text = compile_hook(plan_of(policy("p", kprobe("lseek", {1: "long"}, selector(match(1, "Equal", value))))), 1)
-    written = "(-9223372036854775807LL - 1)" if value == -(1 << 63) else f"{value}LL"
-    assert f"(pg_arg_s64(call, 1) == {written})" in text
-
-
-HERE = Source("", 1, 1)
-
-
-def compile_match(kind: ArgType, operator: Operator, values: tuple[bytes, ...] | tuple[int, ...]) -> str:
-    """The C of one match on argument 0; not through the reader, which refuses bytes that are no text."""
-    hook = SyscallHook("lseek", "sys_lseek", (Arg(0, kind),), (Selector((ArgMatch(0, operator, values),)),), HERE)
-    parsed = Policy(PolicyKind.CLUSTER, "p", None, (hook,), None, HERE, "")
-    return compile_hook(plan_hooks([PlacedPolicy(parsed, PolicyId(0), 1)], ["lseek"])["lseek"], 1)
-
-
-TERM = r"\(?pg_word\(\w+, \d+\)(?: & (0x[0-9a-f]+)ULL\))? == (0x[0-9a-f]+)ULL"
-ANY_TERM = TERM.replace("(0x", "(?:0x")
-
-
-def compared_bytes(c: str) -> set[bytes]:
-    """What the C compares whole: of each term its value, as many bytes as its mask has."""
-    groups = re.findall(rf"\(({ANY_TERM}(?: && {ANY_TERM})*)\)", c)
-    return {b"".join(_word(*found) for found in re.findall(TERM, group)) for group in groups}
-
-
-def _word(mask: str, value: str) -> bytes:
-    return int(value, 16).to_bytes(8, "little")[: int(mask, 16).bit_length() // 8 if mask else 8]
-
-
-text_operators = st.sampled_from((Operator.EQUAL, Operator.NOT_EQUAL, Operator.PREFIX, Operator.POSTFIX))
-
-
-@given(text_operators, st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=5))
-def test_every_byte_and_the_length_of_every_value_is_compared(operator: Operator, values: list[bytes]) -> None:
-    c = compile_match(ArgType.STRING, operator, tuple(values))
-    assert compared_bytes(c) == set(values)
-    test = {Operator.PREFIX: "pg_has_head", Operator.POSTFIX: "pg_tail"}.get(operator, "pg_is_whole")
-    lengths = re.findall(rf"{test}\(s0, (\d+)\)", c)
-    assert sorted(map(int, lengths)) == sorted({len(value) for value in values})
-
-
-@given(st.data())
-def test_every_number_is_a_constant_of_its_own_value(data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from([kind for kind in ArgType if kind.is_number]))
-    low = -(1 << (kind.bits - 1)) if kind.signed else 0
-    values = data.draw(st.lists(st.integers(low, low + (1 << kind.bits) - 1), min_size=1, max_size=5))
-    constants = re.findall(r"== (\(?-?\d+U?LL(?: - 1\))?)\)", compile_match(kind, Operator.EQUAL, tuple(values)))
-    assert [value_of(text) for text in constants] == values
-    assert ("ULL" in constants[0]) is not kind.signed
-
-
-def value_of(constant: str) -> int:
-    """Of a C constant; one without U must be in the range of long long before a minus is applied."""
-    digits, minus_one = re.sub("[()UL ]", "", constant).removesuffix("-1"), " - 1" in constant
-    assert "U" in constant or abs(int(digits)) < 1 << 63
-    return int(digits) - minus_one

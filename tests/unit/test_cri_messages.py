@@ -131,6 +131,14 @@ def test_a_container_without_an_image_name_has_its_reference_and_odd_states_are_
     assert (found.image, found.state) == ("ref", State.UNKNOWN)
 
 
+def test_an_image_that_is_told_by_its_id_has_the_name_that_the_pods_author_wrote() -> None:
+    image = b"\x0a\x09sha256:0a" + b"\x92\x01\x07nginx:1"  # fields 1 and 18
+    raw = b"\x0a\x02c1\x22" + bytes([len(image)]) + image + b"\x2a\x09sha256:0a"
+    assert read_container(cri_pb2.Container.FromString(raw)).image == "nginx:1"
+    unnamed = cri_pb2.Container(image=cri_pb2.ImageSpec(image="sha256:0a"), image_ref="quay.io/a@sha256:0a")
+    assert read_container(unnamed).image == "quay.io/a@sha256:0a"
+
+
 def test_a_pods_fields_are_those_of_the_interface() -> None:
     raw = (
         b"\x0a\x02s1\x12\x0f\x0a\x03web\x12\x02u1\x1a\x04shop" + b"\x3a\x06\x0a\x01k\x12\x01v\x42\x06\x0a\x01a\x12\x01b"

@@ -24,12 +24,16 @@ from agent.events.subscribers import MAX_SUBSCRIBERS
 from agent.hooks.errors import Reason
 from agent.hooks.server import MAX_CONNECTIONS
 from agent.kernel.hookpoints import MAX_HOOK_POINTS
-from agent.kernel.layout import COUNTERS, map_specs
+from agent.kernel.layout import COUNTERS, MapSpec, map_specs
 from agent.main import main as podgate_agent
+from agent.policy import context
+from agent.policy.lineage import MAX_PREDICATES
 from agent.policy.model import ActionKind, ArgType, Operator
-from agent.policy.plan import MAX_SLOTS
+from agent.policy.plan import MAX_CHUNKS, MAX_INPUTS, MAX_RULES, MAX_VALUES
 from agent.policy.reader import parse_policies
-from agent.policy.selectors import MAX_VALUE_BYTES
+from agent.policy.resolve_btf import MAX_POINTERS
+from agent.policy.user_places import MAX_PLACES
+from agent.policy.values import MAX_VALUE_BYTES
 from agent.workload.identity import MAX_POLICIES
 from nri_plugin.main import main as podgate_nri
 from nri_plugin.synchronize import MAX_CONTAINERS
@@ -39,11 +43,14 @@ README = ROOT / "README.md"
 POLICY = ROOT / "docs/policy.md"
 EVENTS = ROOT / "docs/events.md"
 OPERATIONS = ROOT / "docs/operations.md"
+ARCHITECTURE = ROOT / "docs/architecture.md"
+EXAMPLES = ROOT / "examples/README.md"
 HOOKS = ROOT / "docs/hooks.md"
 ADR = ROOT / "docs/adr"
-PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (README, EXAMPLES, *sorted((ROOT / "docs").rglob("*.md")))
 COMMANDS: dict[str, click.Command] = {"podgate": podgate, "podgate-agent": podgate_agent, "podgate-nri": podgate_nri}
 
+MAP_ENTRIES = {spec.name: spec.entries for spec in map_specs(4096, 64)}
 FLAGS = {"-", "--help", "--version"}  # every other option has a value
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
@@ -70,7 +77,7 @@ def read_help(*path: str) -> Command:
     assert done.exit_code == 0, f"{' '.join(path)}: {done.output}"
     options, _, subcommands = done.output.partition("\nCommands:\n")
     declared = re.findall(r"(?:^ +(?:-\w, )?|(?<= / ))(--[a-z-]+)", options, re.MULTILINE)
-    return Command(frozenset(declared), frozenset(re.findall(r"^  (\w+) ", subcommands, re.MULTILINE)))
+    return Command(frozenset(declared), frozenset(re.findall(r"^  ([a-z-]+) ", subcommands, re.MULTILINE)))
 
 
 def walk_help(*path: str) -> Iterator[tuple[str, ...]]:
@@ -200,7 +207,7 @@ def test_every_subcommand_is_shown() -> None:
 
 @page_by_name
 def test_relative_links_lead_somewhere(page: Path) -> None:
-    for link in _LINK.findall(prose(page)):
+    for link in _LINK.findall(_INLINE.sub("", prose(page))):
         if link.startswith(("https://", "http://")):
             continue
         path, _, anchor = link.partition("#")
@@ -263,7 +270,7 @@ def test_outcomes_of_hook_requests_are_explained() -> None:
 def test_example_event_has_only_fields_that_are_explained() -> None:
     block, *_ = fences(EVENTS, "json")
     example = json.loads(block)
-    explained = set(first_names(section(EVENTS, "An event")))
+    explained = {*first_names(section(EVENTS, "An event")), *_INLINE.findall(section(EVENTS, "What was hooked"))}
     named = {name.partition(".")[0] for name in explained}
     assert set(example) <= named
     assert {f"process.{name}" for name in example["process"]} <= explained
@@ -273,20 +280,52 @@ def test_example_event_has_only_fields_that_are_explained() -> None:
     ("row", "value"),
     [
         ("policies in force", MAX_POLICIES),
-        ("hooked system calls", MAX_HOOK_POINTS),
-        ("different text arguments", MAX_SLOTS),
+        ("hook points of all kinds", MAX_HOOK_POINTS),
+        ("programs after each other", MAX_CHUNKS),
+        ("programs of one kind", MAP_ENTRIES["slots"]),
+        ("selectors of all policies", MAP_ENTRIES["stats"]),
+        ("`SubString` filters", MAP_ENTRIES["automata"]),
+        ("equal events", MAP_ENTRIES["rates"]),
+        ("conditions with `followChildren`", MAX_PREDICATES),
+        ("threads between a NotifyEnforcer", MAP_ENTRIES["enforcer"]),
+        ("calls whose return", MAP_ENTRIES["awaited"]),
         ("one value in a policy", MAX_VALUE_BYTES),
         ("containers that the plugin keeps", MAX_CONTAINERS),
         ("connections to", MAX_CONNECTIONS),
         ("readers of events", MAX_SUBSCRIBERS),
-        ("containers between hook", {spec.name: spec.entries for spec in map_specs(4096, 64)}["arming"]),
-        ("calls that wait", {spec.name: spec.entries for spec in map_specs(4096, 64)}["deferred"]),
+        ("containers between hook", MAP_ENTRIES["arming"]),
+        ("calls that wait", MAP_ENTRIES["deferred"]),
         ("bound cgroups", next(o.default for o in podgate_agent.params if o.name == "max_bindings")),
     ],
 )
 def test_limits_are_those_of_the_code(row: str, value: int) -> None:
     (limit,) = [cells[1] for cells in rows(section(OPERATIONS, "Limits")) if cells[0].startswith(row)]
     assert re.match(rf"{value:,}\b", limit)
+
+
+@pytest.mark.parametrize(
+    ("row", "value"),
+    [
+        ("programs of one hook point", MAX_CHUNKS),
+        ("rules of one program", MAX_RULES),
+        ("values of one hook", MAX_VALUES),
+        ("arguments and registers", MAX_INPUTS),
+        ("filters, values, calls", context.MAX_VALUES),
+        ("different conditions", MAX_PREDICATES),
+        ("processes with a record", MAP_ENTRIES["lineage"]),
+        ("pointers of one `resolve`", MAX_POINTERS),
+        ("places of one uprobe", MAX_PLACES),
+        ("one value", MAX_VALUE_BYTES),
+    ],
+)
+def test_limits_of_the_language_are_those_of_the_code(row: str, value: int) -> None:
+    (limit,) = [cells[1] for cells in rows(section(POLICY, "Limits")) if cells[0].startswith(row)]
+    assert re.match(rf"{value:,}\b", limit)
+
+
+@pytest.mark.parametrize("spec", map_specs(4096, 64), ids=lambda spec: spec.name)
+def test_architecture_names_every_map(spec: MapSpec) -> None:
+    assert spec.name in first_names(section(ARCHITECTURE, "Maps"))
 
 
 def test_decisions_are_all_in_the_index() -> None:

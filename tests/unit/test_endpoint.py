@@ -17,8 +17,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api import control_pb2
-from agent.control import ControlEndpoint
 from agent.hooks.announced import AnnouncedStarts
 from agent.hooks.calls import CallError
 from agent.hooks.endpoint import CODES, MAX_CONTAINERS, HookEndpoint
@@ -31,11 +29,7 @@ from agent.hooks.starts import parse_start
 from agent.kernel.cgroup import CgroupFinder
 from agent.kernel.cgroup_path import AnnouncedCgroup
 from agent.kernel.errors import CgroupError
-from agent.policies import Change, Entry, NoSuchPolicy, Outcome, PolicyRejected, PolicyStore
-from agent.policy.model import PolicyKey
-from agent.policy.plan import PlacedPolicy
-from agent.policy.reader import parse_policies
-from agent.workload.identity import CgroupId, ContainerId, Door, PolicyId, WorkloadId
+from agent.workload.identity import CgroupId, ContainerId, Door, WorkloadId
 from nri_plugin.ttrpc import Code
 from rthook.api import hook_pb2
 from rthook.latency import BUCKETS
@@ -202,8 +196,10 @@ def test_a_running_container_is_not_held() -> None:
 def test_a_sandbox_names_its_pods_cgroup() -> None:
     start = parse_start(_container(kind=hook_pb2.KIND_SANDBOX, cgroup_parent="/pods"))
     assert (start.sandbox, start.cgroup_parent, start.door) == (True, "/pods", Door.NRI)
+    assert start.identity.sandbox
     start = parse_start(_container(cgroup_parent="/pods"))
     assert (start.sandbox, start.cgroup_parent) == (False, "")
+    assert not start.identity.sandbox
 
 
 @pytest.mark.parametrize(
@@ -539,128 +535,3 @@ def test_what_happens_a_thousand_times_a_day_and_changes_nothing_is_not_told(
     hook.call("Unbind", b"")
     hook.report()
     assert caplog.records == []
-
-
-_POLICY = b"""
-apiVersion: cilium.io/v1alpha1
-kind: TracingPolicyNamespaced
-metadata: {name: guard, namespace: shop}
-spec: {kprobes: [{call: sys_lseek, args: [{index: 0, type: int}]}, {call: sys_access}]}
-"""
-
-
-@dataclass
-class _Store:
-    """Stands for PolicyStore. error: what the next change raises."""
-
-    listed: tuple[Entry, ...] = ()
-    files: list[str] = field(default_factory=list)
-    error: Exception | None = None
-
-    def entries(self) -> tuple[Entry, ...]:
-        return self.listed
-
-    def add_text(self, text: bytes, file: str) -> tuple[Outcome, ...]:
-        self.files.append(file)
-        policies = parse_policies(text, file)
-        if self.error:
-            raise self.error
-        return tuple(Outcome(_entry(), Change.ADDED, 12) for _ in policies)
-
-    def delete(self, key: PolicyKey) -> Outcome:
-        if key != PolicyKey("shop", "guard"):
-            raise NoSuchPolicy(key, ())
-        return Outcome(_entry(), Change.DELETED, 3)
-
-
-def _entry(placed: bool = True) -> Entry:
-    policy = parse_policies(_POLICY, "guard.yaml")[0]
-    return Entry(policy, PlacedPolicy(policy, PolicyId(4), 9) if placed else None, "" if placed else "no")
-
-
-class _Control:
-    def __init__(self) -> None:
-        self.store = _Store()
-        status = control_pb2.GetStatusResponse(pid=77)
-        store = cast(PolicyStore, self.store)
-        self.endpoint = ControlEndpoint(store, lambda _: 6, ("32-bit calls are not covered",), lambda: status)
-
-    def call(self, method: str, payload: bytes) -> bytes:
-        return self.endpoint.call(method, payload, Peer(1, 0, 0)).payload
-
-    def add(self, text: bytes = _POLICY, file: str = "guard.yaml") -> control_pb2.AddPoliciesResponse:
-        request = control_pb2.AddPoliciesRequest(file=file, text=text).SerializeToString()
-        return control_pb2.AddPoliciesResponse.FromString(self.call("AddPolicies", request))
-
-    def delete(self, name: str, namespace: str) -> control_pb2.PolicyStatus:
-        request = control_pb2.DeletePolicyRequest(name=name, namespace=namespace).SerializeToString()
-        return control_pb2.DeletePolicyResponse.FromString(self.call("DeletePolicy", request)).policy
-
-
-@pytest.fixture
-def control() -> _Control:
-    return _Control()
-
-
-def test_an_added_policy_is_told_with_what_it_does_here(control: _Control) -> None:
-    assert list(control.add().policies) == [
-        control_pb2.PolicyStatus(
-            name="guard",
-            namespace="shop",
-            kind="TracingPolicyNamespaced",
-            state="enabled",
-            system_calls=["access", "lseek"],
-            containers=6,
-            notes=["32-bit calls are not covered"],
-            source="guard.yaml:2:1",
-            change="added",
-            milliseconds=12,
-        )
-    ]
-
-
-def test_a_text_without_a_name_has_one_in_messages(control: _Control) -> None:
-    control.add(file="")
-    control.add(file="x" * 5000)
-    assert control.store.files == ["<input>", "x" * 4096]
-
-
-def test_a_policys_faults_are_an_invalid_argument_with_their_places(control: _Control) -> None:
-    code, text = _refusal(lambda: control.add(b"kind: Pod", "f.yaml"))
-    assert code is Code.INVALID_ARGUMENT
-    assert text.startswith("f.yaml:1:")
-
-
-def test_what_the_kernel_refuses_is_a_failed_precondition(control: _Control) -> None:
-    control.store.error = PolicyRejected("the verifier's words")
-    assert _refusal(control.add) == (Code.FAILED_PRECONDITION, "the verifier's words")
-
-
-def test_a_deleted_policy_selects_nobody(control: _Control) -> None:
-    status = control.delete("guard", "shop")
-    assert (status.state, status.change, status.containers, status.milliseconds) == ("deleted", "deleted", 0, 3)
-
-
-def test_a_policy_that_is_not_there_is_not_found(control: _Control) -> None:
-    code, text = _refusal(lambda: control.delete("guard", ""))
-    assert (code, text) == (Code.NOT_FOUND, "no policy guard here; there are: none")
-
-
-def test_policies_are_listed_with_their_errors(control: _Control) -> None:
-    control.store.listed = (_entry(), _entry(placed=False))
-    answer = control_pb2.ListPoliciesResponse.FromString(control.call("ListPolicies", b""))
-    rows = [(each.state, each.error, each.containers, list(each.notes)) for each in answer.policies]
-    assert rows == [("enabled", "", 6, ["32-bit calls are not covered"]), ("load_error", "no", 0, [])]
-
-
-def test_the_status_is_what_the_agent_says(control: _Control) -> None:
-    assert control_pb2.GetStatusResponse.FromString(control.call("GetStatus", b"")).pid == 77
-
-
-@pytest.mark.parametrize("method", ["AddPolicies", "DeletePolicy"])
-def test_control_refuses_junk(control: _Control, method: str) -> None:
-    assert _refusal(lambda: control.call(method, _JUNK))[0] is Code.INVALID_ARGUMENT
-
-
-def test_control_refuses_an_unknown_method(control: _Control) -> None:
-    assert _refusal(lambda: control.call("Boom", b""))[0] is Code.UNIMPLEMENTED

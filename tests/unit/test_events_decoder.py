@@ -3,47 +3,70 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.events.decoder import DecodeError, RawEvent, Text, parse_event
-from agent.events.layout import ABSENT, CUT_TAIL, HEADER, SLOTS
+from agent.events.decoder import DecodeError, Item, RawEvent, parse_event
+from agent.events.layout import (
+    CUT_TAIL,
+    FLAG_CUT,
+    FLAG_DEFERRED,
+    FLAG_MONITOR,
+    FLAG_RETURN,
+    HEADER,
+    ITEM,
+    MAX_BLOB,
+)
+from tests.support.events import item, number_item, record
 
-ARGS = (1, 2, 3, 4, 5, (1 << 64) - 1)
-
-
-def record(
-    texts: tuple[bytes | None, ...] = (),
-    ids: tuple[int, ...] = (),
-    flags: tuple[int, ...] = (),
-    kind: int = 1,
-    event_flags: int = 0,
-) -> bytes:
-    lengths = [ABSENT if text is None else len(text) for text in texts] + [ABSENT] * (SLOTS - len(texts))
-    data = b"".join(text for text in texts if text is not None)
-    tail = (*lengths, *flags, *[0] * (SLOTS - len(flags)), *ids, *[0] * (SLOTS - len(ids)))
-    fixed = (HEADER.size + len(data), kind, event_flags, 10, 20, *ARGS, 30, 31, 1000, 5, 6, 7, 8, -3, 0, b"comm\0junk")
-    return HEADER.pack(*fixed, *tail) + data
+TWO = (item(1, b"/bin/cat"), item(16, b"y" * 21))
 
 
 def test_record_has_every_field() -> None:
-    data = record((b"/x", None, b"", b"/bin/cat"), (0x10, 0, 0x21, 0x40), (CUT_TAIL,), event_flags=1)
-    texts = {(0, "string"): Text(b"/x", CUT_TAIL), (1, "char_buf"): Text(b"", 0)}
-    binary = Text(b"/bin/cat", 0)
-    assert parse_event(data) == RawEvent(10, 20, ARGS, 30, 31, 1000, 5, 6, 7, 8, -3, b"comm", True, texts, binary)
+    items = (item(1, b"/bin/x", CUT_TAIL, 0o100644), number_item(16, -2), item(4_000_000_000, b""))
+    data = record(*items, workload=5, policy=6, rule=7, selector=8, error=-3, return_selector=9, flags=0x42)
+    expected = {
+        1: Item(b"/bin/x", CUT_TAIL, 0o100644),
+        16: Item(b"\xfe" + b"\xff" * 7, 0, 0, True),
+        4_000_000_000: Item(b""),
+    }
+    assert parse_event(data) == RawEvent(0x42, 5, 20, 30, 31, 1000, 5, 6, 7, 8, -3, 9, b"calls", 4, expected)
+    assert parse_event(data).items[16].number == (1 << 64) - 2
 
 
-def test_record_without_texts() -> None:
-    event = parse_event(record())
-    assert (event.texts, event.binary, event.deferred) == ({}, None, False)
+@pytest.mark.parametrize("flag", [FLAG_DEFERRED, FLAG_RETURN, FLAG_MONITOR, FLAG_CUT])
+def test_each_flag_is_its_own(flag: int) -> None:
+    event = parse_event(record(flags=flag))
+    said = [event.is_deferred, event.is_return, event.is_monitored, event.is_cut]
+    assert said == [flag == each for each in (FLAG_DEFERRED, FLAG_RETURN, FLAG_MONITOR, FLAG_CUT)]
+
+
+def test_stacks_are_items_of_their_own_ids() -> None:
+    assert [parse_event(record(item(n, b"\0" * 8))).has_stack for n in (1, 2, 3, 4, 16)] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_record_that_is_cut_anywhere_is_refused() -> None:
-    data = record((b"/x", b"y" * 20), (0x10, 0x40))
+    data = record(*TWO)
     for size in range(len(data)):
         with pytest.raises(DecodeError):
             parse_event(data[:size])
+
+
+def test_record_that_says_its_cut_size_is_refused() -> None:
+    """The sizes agree, the items do not fit."""
+    data = record(*TWO)
+    for size in range(HEADER.size, len(data)):
+        with pytest.raises(DecodeError):
+            parse_event(struct.pack("<I", size) + data[4:size])
 
 
 @pytest.mark.parametrize("data", [record() + b"x", record(kind=2), record(kind=0)])
@@ -52,20 +75,31 @@ def test_record_of_another_size_or_kind_is_refused(data: bytes) -> None:
         parse_event(data)
 
 
-def test_text_beyond_the_record_is_refused() -> None:
-    data = bytearray(record((b"ab",), (0x10,)))
-    place = HEADER.size - 8 * 2 - SLOTS * 2
-    data[place : place + 2] = (300).to_bytes(2, "little")
-    with pytest.raises(DecodeError, match="a text ends at"):
-        parse_event(bytes(data))
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ((16, 300, 0, 0, 1, 0), "an item ends at"),
+        ((16, (1 << 32) - 1, 0, 0, 1, 0), "an item ends at"),
+        ((16, 8, 0, 0, 2, 0), "an item of kind 2"),
+        ((16, 4, 0, 0, 0, 0), "an item of kind 0 with 4 bytes"),
+        ((16, 0, 0, 0, 0, 0), "an item of kind 0 with 0 bytes"),
+    ],
+)
+def test_item_that_cannot_be_is_refused(head: tuple[int, ...], said: str) -> None:
+    with pytest.raises(DecodeError, match=said):
+        parse_event(record(ITEM.pack(*head) + b"12345678"))
 
 
-def test_record_that_says_its_cut_size_is_refused() -> None:
-    """The sizes agree, the texts do not fit."""
-    data = record((b"/x", b"y" * 20), (0x10, 0x40))
-    for size in range(HEADER.size, len(data)):
-        with pytest.raises(DecodeError, match="a text ends at"):
-            parse_event(size.to_bytes(4, "little") + data[4:size])
+@pytest.mark.parametrize("count", [0, 1, 3, 0xFFFF])
+def test_other_items_than_there_are_are_refused(count: int) -> None:
+    with pytest.raises(DecodeError, match=r"item ends at|head of an item"):
+        parse_event(record(*TWO, items=count))
+
+
+def test_values_may_be_as_long_as_a_policy_can_ask_for() -> None:
+    assert len(parse_event(record(item(16, b"x" * MAX_BLOB))).items[16].data) == MAX_BLOB
+    with pytest.raises(DecodeError, match=f"an item of kind 1 with {MAX_BLOB + 1} bytes"):
+        parse_event(record(item(16, b"x" * (MAX_BLOB + 1))))
 
 
 @given(st.binary(max_size=2 * HEADER.size))
@@ -75,8 +109,7 @@ def test_junk_is_refused_or_a_value(data: bytes) -> None:
 
 @given(st.binary(min_size=HEADER.size - 8, max_size=400))
 def test_junk_behind_a_right_begin_is_refused_or_a_value(rest: bytes) -> None:
-    begin = (8 + len(rest)).to_bytes(4, "little") + b"\1\0\0\0"
-    parse_or_refuse(begin + rest)
+    parse_or_refuse(struct.pack("<IHH", 8 + len(rest), 1, 0) + rest)
 
 
 def parse_or_refuse(data: bytes) -> None:
@@ -84,4 +117,4 @@ def parse_or_refuse(data: bytes) -> None:
         event = parse_event(data)
     except DecodeError:
         return
-    assert sum(len(text.data) for text in event.texts.values()) <= len(data)
+    assert sum(len(each.data) for each in event.items.values()) <= len(data)

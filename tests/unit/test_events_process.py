@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +21,7 @@ from agent.events.guard import Guard
 from agent.events.main import EventProcess
 from agent.events.ring import RingBuffer
 from rthook.held import Hold, Outcome, Release, Sweep
+from tests.support.events import arg, item, number_item, record, rule, selector
 from tests.support.wait import wait_until
 
 WAIT_S = 20.0
@@ -27,12 +30,19 @@ WAIT_S = 20.0
 class _Ring:
     def __init__(self) -> None:
         self._event = os.eventfd(0, os.EFD_NONBLOCK)
+        self._records: deque[bytes] = deque()
+
+    def put(self, *records: bytes) -> None:
+        self._records += records
+        os.eventfd_write(self._event, 1)
 
     def fileno(self) -> int:
         return self._event
 
     def read(self, _limit: int) -> list[bytes]:
-        return []
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._event)
+        return [self._records.popleft() for _ in range(len(self._records))]
 
     def close(self) -> None:
         os.close(self._event)
@@ -53,16 +63,17 @@ class _Guard:
 
 
 class _Stage:
-    def __init__(self, folder: Path, guard: _Guard | None) -> None:
-        self._ring, self._path = _Ring(), folder / "events.sock"
+    def __init__(self, folder: Path, guard: _Guard | None, allow_lookups: bool) -> None:
+        self.ring, self._path = _Ring(), folder / "events.sock"
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self._path))
         self._listener.listen()
         self._listener.setblocking(False)
         self.feed, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._theirs.setblocking(False)
+        self.feed.settimeout(WAIT_S)
         self.process = EventProcess(
-            self._theirs, cast(RingBuffer, self._ring), self._listener, cast("Guard | None", guard)
+            self._theirs, cast(RingBuffer, self.ring), self._listener, cast("Guard | None", guard), allow_lookups
         )
         self._thread = threading.Thread(target=self.process.run)
         self._thread.start()
@@ -87,7 +98,7 @@ class _Stage:
         self.process._poll.close()
         for fd in self.process._readers.descriptors():
             self.process._readers.drop(fd)
-        for part in (self._theirs, self._listener, self._ring):
+        for part in (self._theirs, self._listener, self.ring):
             part.close()
 
 
@@ -95,8 +106,8 @@ class _Stage:
 def start(tmp_path: Path) -> Iterator[Callable[..., _Stage]]:
     made: list[_Stage] = []
 
-    def build(guard: _Guard | None = None) -> _Stage:
-        made.append(_Stage(tmp_path, guard))
+    def build(guard: _Guard | None = None, allow_lookups: bool = False) -> _Stage:
+        made.append(_Stage(tmp_path, guard, allow_lookups))
         return made[-1]
 
     yield build
@@ -115,11 +126,70 @@ def test_readers_get_unannounced_containers_in_order(start: Callable[..., _Stage
         text = b""
         while text.count(b"\n") < 3:
             text += channel.recv(1 << 16)
-    lines = [json.loads(line) for line in text.splitlines()]
-    assert [line.get("outcome") for line in lines] == ["o5", "o6", None]
-    assert [line["type"] for line in lines] == ["unannounced", "unannounced", "lost"]
-    assert lines[1]["time"] > lines[0]["time"]
-    assert lines[2]["count"] == 3
+    said = [json.loads(line) for line in text.splitlines()]
+    assert [line.get("outcome") for line in said] == ["o5", "o6", None]
+    assert [line["type"] for line in said] == ["unannounced", "unannounced", "lost"]
+    assert said[1]["time"] > said[0]["time"]
+    assert said[2]["count"] == 3
+
+
+def lines(channel: socket.socket, count: int) -> list[dict[str, Any]]:
+    text = b""
+    while text.count(b"\n") < count:
+        text += channel.recv(1 << 16)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_events_get_the_names_that_were_told(start: Callable[..., _Stage]) -> None:
+    stage = start()
+    with stage.reader() as channel:
+        stage.tell(op="policy", id=2, name="pol", namespace="ns", rules=[rule(arg(16, "int"))])
+        stage.ring.put(record(number_item(16, 7)), b"junk", record(policy=9), record(rule=5))
+        known, junk, unknown, beyond = lines(channel, 4)
+    assert (known["policy"]["name"], known["args"][0]["value"]) == ("pol", 7)
+    assert (junk["type"], unknown["policy"], unknown["function"]) == ("error", {"serial": 9}, None)
+    assert (beyond["policy"]["name"], beyond["function"], beyond["rule"]) == ("pol", None, 5)
+
+
+def test_an_event_with_a_stack_comes_late_and_holds_up_nobody(start: Callable[..., _Stage]) -> None:
+    """Of a process that is not there: its stack has no symbols, and says so."""
+    stage = start()
+    with stage.reader() as channel:
+        stage.ring.put(record(item(4, (5).to_bytes(8, "little")), time=1, pid=(1 << 22) + 1), record(time=2))
+        first, second = lines(channel, 2)
+        heard = json.loads(stage.feed.recv(1 << 16))
+    assert "user_stack" not in first
+    assert (second["user_stack"][0]["address"], second["symbols"]) == ("0x5", False)
+    assert second["time"] < first["time"]
+    assert heard["op"] == "counters"
+    assert sum(heard["counters"].values()) == 1
+
+
+@pytest.mark.parametrize(("allowed", "outcome"), [(True, "failed"), (False, "off")])
+def test_what_is_to_be_looked_up_is_when_it_is_allowed(
+    start: Callable[..., _Stage], allowed: bool, outcome: str
+) -> None:
+    stage = start(None, allowed)
+    chosen = selector("POST", "GETURL", get_url=["http://127.0.0.1:1/"])
+    with stage.reader() as channel:
+        stage.tell(op="policy", id=2, name="pol", namespace=None, rules=[rule(selectors=[chosen])])
+        stage.ring.put(record())
+        event, lookup = sorted(lines(channel, 2), key=lambda line: str(line["type"]), reverse=True)
+    assert (event["type"], event["actions"]) == ("policy", ["POST", "GETURL"])
+    assert (lookup["type"], lookup["url"], lookup["outcome"]) == ("lookup", "http://127.0.0.1:1/", outcome)
+
+
+def test_what_is_to_be_looked_up_is_looked_up_without_readers_and_without_an_event(
+    start: Callable[..., _Stage],
+) -> None:
+    stage = start()
+    chosen = selector("NOPOST", "DNSLOOKUP", dns=["a.example"])
+    stage.tell(op="policy", id=2, name="pol", namespace=None, rules=[rule(selectors=[chosen])])
+    stage.ring.put(record())
+    assert json.loads(stage.feed.recv(1 << 16))["counters"] == {"lookups_off": 1}
+    with stage.reader() as channel:
+        stage.ring.put(record(), record(policy=9))
+        assert [line["type"] for line in lines(channel, 2)] == ["policy", "lookup"]
 
 
 def test_one_that_guards_looks_again_and_again_though_nothing_happens(
@@ -141,6 +211,18 @@ def test_an_agent_that_goes_without_a_word_may_have_left_somebody_held(
         stage.tell(op="end", id=0)
     stage.end()
     assert guard.stays == stays
+
+
+def test_the_last_words_of_an_agent_that_does_not_listen_are_heard(start: Callable[..., _Stage]) -> None:
+    guard = _Guard()
+    stage = start(guard)
+    chosen = selector("POST", "DNSLOOKUP", dns=["a.example"])
+    stage.tell(op="policy", id=2, name="pol", namespace=None, rules=[rule(selectors=[chosen])])
+    stage.ring.put(record())
+    assert stage.feed.recv(1 << 16, socket.MSG_PEEK)
+    stage.tell(op="end", id=0)
+    stage.end()
+    assert guard.stays == 0
 
 
 def test_without_a_guard_it_ends_with_the_feed(start: Callable[..., _Stage]) -> None:

@@ -10,63 +10,145 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.events.tables import MAX_GONE, ArgName, FeedError, PolicyName, RuleName, Tables, Workload
+from agent.events.arguments import make_argument
+from agent.events.rules import NO_ACTIONS, ActionsName, RuleName, SelectorName
+from agent.events.tables import MAX_GONE, FeedError, PolicyName, Tables, Workload
+from agent.policy.model import ArgType
+from tests.support.events import actions, arg, rule, selector, tables, tell
 
 
-def _apply(tables: Tables, **fields: Any) -> int:
-    return tables.apply(json.dumps(fields).encode())
+def _workload(known: Tables, number: int) -> None:
+    tell(known, op="workload", id=number, pod={"name": f"p{number}"}, container={"id": "c"})
 
 
-def _workload(tables: Tables, number: int) -> None:
-    _apply(tables, op="workload", id=number, pod={"name": f"p{number}"}, container={"id": "c"})
-
-
-def _policy(tables: Tables, number: int) -> None:
-    rule = {"function": "f", "args": [[0, "int"], [2, "fd"]], "actions": [["POST"], []]}
-    _apply(tables, op="policy", id=number, name="n", namespace=None, rules=[rule])
+def _policy(known: Tables, number: int, *rules: dict[str, Any]) -> None:
+    tell(known, op="policy", id=number, name="n", namespace=None, rules=list(rules or (rule(),)))
 
 
 def test_a_workload_is_known_by_its_number() -> None:
-    tables = Tables()
-    _workload(tables, 7)
-    assert tables.workloads == {7: Workload({"name": "p7"}, {"id": "c"})}
+    known = Tables()
+    _workload(known, 7)
+    shown = {"pod": {"name": "p7"}, "container": {"id": "c"}}
+    assert known.workloads == {7: Workload(shown, '{"pod":{"name":"p7"},"container":{"id":"c"}}')}
 
 
 def test_a_policy_is_known_with_its_rules() -> None:
-    tables = Tables()
-    _policy(tables, 3)
-    rule = RuleName("f", (ArgName(0, "int"), ArgName(2, "fd")), (("POST",), ()))
-    assert tables.policies == {3: PolicyName("n", None, (rule,))}
+    known = Tables()
+    chosen = selector("POST", "SIGKILL", label="l", get_url=["http://u"], user_stack=True, at_return=actions("NOPOST"))
+    _policy(
+        known, 3, rule(arg(16, "int", 1, "a"), data=[arg(None, "nop")], selectors=[chosen], **{"return": arg(9, "int")})
+    )
+    entry = ActionsName(("POST", "SIGKILL"), ("POST",), ("SIGKILL",), ("http://u",), (), False, True)
+    expected = RuleName(
+        {"hook": "syscall", "function": "__x64_sys_lseek"},
+        (make_argument(ArgType.INT, {"index": 1, "label": "a"}, 16),),
+        (make_argument(ArgType.NOP, {"index": 0}),),
+        make_argument(ArgType.INT, {}, 9),
+        (SelectorName("l", entry, ActionsName(("NOPOST",), ("NOPOST",), ())),),
+    )
+    assert known.policies == {3: PolicyName("n", None, (expected,))}
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"call": "list:files"}, {"hook": "syscall", "function": "__x64_sys_lseek", "call": "list:files"}),
+        ({"call": "__x64_sys_lseek"}, {"hook": "syscall", "function": "__x64_sys_lseek"}),
+        (
+            {"kind": "tracepoint", "function": "sched/sched_switch", "call": "sched/sched_switch"},
+            {"hook": "tracepoint", "subsystem": "sched", "event": "sched_switch"},
+        ),
+        (
+            {"kind": "raw tracepoint", "function": "sched_switch"},
+            {"hook": "raw tracepoint", "subsystem": None, "event": "sched_switch"},
+        ),
+        (
+            {"kind": "uprobe", "path": "/lib/x", "symbol": "main+0x4", "offset": 9},
+            {"hook": "uprobe", "path": "/lib/x", "symbol": "main+0x4", "offset": 9},
+        ),
+        (
+            {"kind": "uprobe", "path": "/lib/x", "offset": 9, "function": "", "message": "m", "tags": ["t"]},
+            {"hook": "uprobe", "path": "/lib/x", "symbol": None, "offset": 9, "message": "m", "tags": ["t"]},
+        ),
+        (
+            {"kind": "usdt", "path": "/bin/y", "function": "prov/name", "offset": 3},
+            {"hook": "usdt", "path": "/bin/y", "provider": "prov", "name": "name", "offset": 3},
+        ),
+    ],
+)
+def test_a_rule_says_what_was_hooked_by_the_kind_of_hook(fields: dict[str, Any], what: dict[str, Any]) -> None:
+    known = tables(rule(**fields))
+    assert known.policies[2].rules[0].what == what
+
+
+def test_rules_that_come_later_follow_the_first_ones() -> None:
+    known = tables(rule(function="a"))
+    tell(known, op="rules", id=2, first=1, rules=[rule(function="b"), rule(function="c")])
+    assert [each.what["function"] for each in known.policies[2].rules] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("policy", "first"), [(2, 2), (2, 0), (7, 0)])
+def test_rules_that_do_not_follow_are_not_taken_for_others(policy: int, first: int) -> None:
+    known = tables(rule(function="a"))
+    tell(known, op="rules", id=policy, first=first, rules=[rule(function="b")])
+    assert [each.what["function"] for each in known.policies[2].rules] == ["a"]
+    assert set(known.policies) == {2}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "asks"),
+    [
+        (selector(), False),
+        (selector(dns=["x"]), True),
+        (selector(at_return=actions("POST", get_url=["http://u"])), True),
+    ],
+)
+def test_it_is_known_whether_a_policy_wants_something_looked_up(chosen: dict[str, Any], asks: bool) -> None:
+    known = tables(rule(), rule(selectors=[chosen]))
+    assert known.looks_up is asks
+    tell(known, op="policy_gone", id=2)
+    assert not known.looks_up
+
+
+def test_actions_of_selectors_that_there_are_not_are_none() -> None:
+    known = tables().policies[2].rules[0]
+    assert known.actions(0, 0xFFFF) == (ActionsName(("POST",), ("POST",), ()), NO_ACTIONS)
+    assert known.actions(1, 0) == (NO_ACTIONS, NO_ACTIONS)
 
 
 def test_lost_events_are_given_to_the_caller() -> None:
-    assert _apply(Tables(), op="lost", id=12) == 12
-    assert _apply(Tables(), op="workload_gone", id=12) == 0
+    assert tell(Tables(), op="lost", id=12) == 12
+    assert tell(Tables(), op="workload_gone", id=12) == 0
 
 
 def test_what_is_gone_keeps_its_name_until_many_more_went() -> None:
-    tables = Tables()
+    known = Tables()
     for number in range(MAX_GONE + 3):
-        _workload(tables, number)
-        _apply(tables, op="workload_gone", id=number)
-    assert set(tables.workloads) == set(range(3, MAX_GONE + 3))
+        _workload(known, number)
+        tell(known, op="workload_gone", id=number)
+    assert set(known.workloads) == set(range(3, MAX_GONE + 3))
 
 
 def test_policies_and_workloads_leave_one_by_one() -> None:
-    tables = Tables()
+    known = Tables()
     for number in range(MAX_GONE + 1):
-        _policy(tables, number)
-        _apply(tables, op="policy_gone", id=number)
-    _workload(tables, 0)
-    assert 0 not in tables.policies
-    assert set(tables.policies) == set(range(1, MAX_GONE + 1))
-    assert set(tables.workloads) == {0}
+        _policy(known, number)
+        tell(known, op="policy_gone", id=number)
+    _workload(known, 0)
+    assert 0 not in known.policies
+    assert set(known.policies) == set(range(1, MAX_GONE + 1))
+    assert set(known.workloads) == {0}
 
 
 def test_what_nobody_told_of_may_go() -> None:
-    tables = Tables()
-    _apply(tables, op="workload_gone", id=1)
-    assert not tables.workloads
+    known = Tables()
+    tell(known, op="workload_gone", id=1)
+    assert not known.workloads
+
+
+def _broken_rule(**fields: Any) -> bytes:
+    message = {"op": "policy", "id": 1, "name": "n", "namespace": None, "rules": [rule(**fields)]}
+    return json.dumps(message).encode()
 
 
 @pytest.mark.parametrize(
@@ -88,17 +170,23 @@ def test_what_nobody_told_of_may_go() -> None:
         b'{"op":"lost","id":NaN}',
         b'{"op":"other","id":1}',
         b'{"op":["policy"],"id":1}',
+        b'{"op":"rules","id":1}',
         b'{"op":"policy","id":1,"name":"n","namespace":null,"rules":[{}]}',
-        b'{"op":"policy","id":1,"name":"n","namespace":null,"rules":[{"function":"f","args":[[1]],"actions":[]}]}',
         b'{"op":"policy","id":1,"name":"n","namespace":null,"rules":5}',
         b"[" * 100_000,
+        _broken_rule(kind="elsewhere"),
+        _broken_rule(args=[[1]]),
+        _broken_rule(args=[arg(16, "integer")]),
+        _broken_rule(args=[arg(16, "int", 0, "", "x")]),  # type: ignore[arg-type]
+        _broken_rule(selectors=[{"label": ""}]),
+        _broken_rule(selectors=[selector(get_url=5)]),
     ],
 )
 def test_what_is_no_message_is_an_error_and_changes_nothing(message: bytes) -> None:
-    tables = Tables()
+    known = Tables()
     with pytest.raises(FeedError):
-        tables.apply(message)
-    assert (tables.workloads, tables.policies) == ({}, {})
+        known.apply(message)
+    assert (known.workloads, known.policies) == ({}, {})
 
 
 _json = st.recursive(
@@ -106,25 +194,36 @@ _json = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )
-_ops = st.sampled_from(("workload", "workload_gone", "policy", "policy_gone", "lost", "x"))
-_keys = ("pod", "container", "name", "namespace", "rules")
+_ops = st.sampled_from(("workload", "workload_gone", "policy", "rules", "policy_gone", "lost", "x"))
+_keys = ("pod", "container", "name", "namespace", "rules", "first")
 
 
 @given(st.fixed_dictionaries({"op": _ops, "id": _json}, optional=dict.fromkeys(_keys, _json)))
 def test_junk_in_a_message_is_an_error_or_taken(fields: dict[str, Any]) -> None:
-    tables = Tables()
+    known = Tables()
     try:
-        lost = _apply(tables, **fields)
+        lost = tell(known, **fields)
     except FeedError:
-        assert (tables.workloads, tables.policies) == ({}, {})
+        assert (known.workloads, known.policies) == ({}, {})
     else:
         assert lost == 0 or fields["op"] == "lost"
+
+
+@given(st.sampled_from(tuple(rule())), _json)
+def test_junk_in_a_rule_is_an_error_or_taken(key: str, junk: Any) -> None:
+    known = Tables()
+    try:
+        _policy(known, 1, rule() | {key: junk})
+    except FeedError:
+        assert not known.policies
+    else:
+        assert json.loads(json.dumps(dict(known.policies[1].rules[0].what)))["hook"]
 
 
 def test_unannounced_containers_wait_in_order_for_who_makes_lines_of_them() -> None:
     known = Tables()
     for number in (3, 1, 2):
-        assert _apply(known, op="unannounced", id=0, event={"time_ns": number}) == 0
+        assert tell(known, op="unannounced", id=0, event={"time_ns": number}) == 0
     assert [event["time_ns"] for event in known.unannounced] == [3, 1, 2]
 
 
@@ -134,7 +233,7 @@ def test_unannounced_containers_wait_in_order_for_who_makes_lines_of_them() -> N
 def test_an_event_that_is_none_is_refused(event: Any) -> None:
     known = Tables()
     with pytest.raises(FeedError):
-        _apply(known, op="unannounced", id=0, event=event)
+        tell(known, op="unannounced", id=0, event=event)
     assert known.unannounced == []
 
 
@@ -142,5 +241,5 @@ def test_the_end_is_known_once_it_was_said() -> None:
     known = Tables()
     _workload(known, 1)
     assert not known.ended
-    _apply(known, op="end", id=0)
+    tell(known, op="end", id=0)
     assert known.ended

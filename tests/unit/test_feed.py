@@ -18,19 +18,21 @@ from typing import Any
 import pytest
 
 from agent.events import feed as module
-from agent.events.feed import MAX_MESSAGE, Feed, Ring, policy_message, workload_message
+from agent.events.feed import MAX_MESSAGE, Feed, Ring
+from agent.events.lookups import ALLOW_LOOKUPS
+from agent.events.messages import MAX_RULES_MESSAGE, workload_message
 from agent.events.tables import Tables
-from agent.policy.plan import PlacedPolicy
-from agent.policy.reader import parse_policies
-from agent.workload.identity import CgroupId, ContainerId, ContainerIdentity, PodUid, PolicyId, WorkloadId
+from agent.workload.identity import CgroupId, ContainerId, ContainerIdentity, PodUid, WorkloadId
 from agent.workload.registry import Record
+from tests.support.events import rule
 from tests.support.wait import wait_until
-from tests.support.workload import kprobe, match, policy, selector
 
 # Hears nothing while the file "deaf" is there.
 _CHILD = """
 import os, socket, sys, time
 folder, channel = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
+if os.path.exists(folder + "/counters"):
+    channel.send(open(folder + "/counters", "rb").read())
 while os.path.exists(folder + "/deaf"):
     time.sleep(0.002)
 while data := channel.recv(1 << 20):
@@ -167,21 +169,57 @@ def test_closing_ends_the_process(stage: _Stage) -> None:
 def test_tables_take_what_the_feed_says_of_a_workload() -> None:
     tables = Tables()
     tables.apply(json.dumps(workload_message(_RECORD)).encode())
-    known = tables.workloads[5]
-    assert known.pod == {"namespace": "shop", "name": "web-0", "uid": "u", "labels": {"app": "web"}}
-    assert known.container == {"id": "c1", "name": "main", "image": "image"}
+    known = tables.workloads[5].fields
+    assert known["pod"] == {"namespace": "shop", "name": "web-0", "uid": "u", "labels": {"app": "web"}}
+    assert known["container"] == {"id": "c1", "name": "main", "image": "image"}
 
 
-def test_tables_take_what_the_feed_says_of_a_policy() -> None:
-    hook = kprobe("lseek", {0: "int"}, selector(match(0, "Equal", 1)), selector(actions=({"action": "NoPost"},)))
-    parsed = parse_policies(json.dumps(policy("guard", hook, namespace="shop")).encode(), "p")[0]
+def test_a_policy_is_told_in_parts_that_a_socket_takes(stage: _Stage) -> None:
+    rules = [rule(function=f"f{n}") for n in range(3 * MAX_RULES_MESSAGE - 1)]
+    stage.feed.start()
+    stage.feed.tell({"op": "policy", "id": 3, "name": "p", "namespace": None, "rules": rules})
+    messages = stage.await_heard(3)
+    assert [message["op"] for message in messages] == ["policy", "rules", "rules"]
     tables = Tables()
-    tables.apply(json.dumps(policy_message(PlacedPolicy(parsed, PolicyId(1), 44))).encode())
-    known = tables.policies[44]
-    assert (known.name, known.namespace) == ("guard", "shop")
-    assert known.rules[0].function == "__x64_sys_lseek"
-    assert known.rules[0].actions == (("POST", "SIGKILL"), ())
-    assert [(arg.index, arg.type) for arg in known.rules[0].args] == [(0, "int")]
+    for message in messages:
+        tables.apply(json.dumps(message).encode())
+    assert [each.what["function"] for each in tables.policies[3].rules] == [each["function"] for each in rules]
+
+
+def test_counters_of_the_process_are_heard_and_those_of_earlier_ones_stay(stage: _Stage) -> None:
+    (stage.folder / "counters").write_text(json.dumps({"op": "counters", "counters": {"stacks_late": 2}}))
+    stage.feed.start()
+    for total in (2, 4):
+
+        def are_heard(expected: int = total) -> bool:
+            stage.feed.check()
+            return stage.feed.counters == {"stacks_late": expected}
+
+        wait_until(are_heard, 20.0, "counters")
+        assert stage.feed._process is not None
+        stage.feed._process.kill()
+        stage.feed._process.wait()
+
+
+@pytest.mark.parametrize("junk", ["", "7", "{}", '{"counters": 5}', '{"counters": {"a": null}}', "[" * 50_000])
+def test_counters_that_are_none_are_no_harm(stage: _Stage, junk: str, caplog: pytest.LogCaptureFixture) -> None:
+    (stage.folder / "counters").write_text(junk or "\0")
+    stage.feed.start()
+
+    def is_refused() -> bool:
+        stage.feed.check()
+        return bool(caplog.records)
+
+    wait_until(is_refused, 20.0, "a warning")
+    assert stage.feed.counters == {}
+
+
+def test_only_when_they_are_allowed_the_process_is_told_to_look_up(stage: _Stage) -> None:
+    for allowed in (False, True):
+        feed = Feed(Ring(0, 4096), socket.socket(socket.AF_UNIX), list, None, allowed)
+        feed.start()
+        feed.close()
+    assert [ALLOW_LOOKUPS in command for command in stage.commands] == [False, True]
 
 
 def test_an_unannounced_container_is_told_as_it_is(stage: _Stage) -> None:

@@ -38,6 +38,7 @@ from agent.workload.scopes import Scope
 _ROOT = Path("/sys/fs/cgroup")
 _DEADLINE_S = 3600.0
 _WEB = Scope("shop", LabelSelector((Requirement("app", LabelOperator.IN, ("web",)),)))
+_MAIN = Scope(containers=LabelSelector((Requirement("name", LabelOperator.IN, ("main",)),)))
 _ALL = Scope()
 
 
@@ -546,6 +547,24 @@ def test_a_sandbox_binds_its_pods_own_cgroup_too(node: _Node) -> None:
     assert (pod.identity.pod_name, pod.identity.container_name, pod.cgroup) == ("pod1", "", 100)
     assert node.gate.pod_at(CgroupId(1)) is None
     assert (node.kernel.nested, node.gate.starts) == ([], {})
+
+
+def test_a_pods_own_cgroup_is_no_container_that_has_a_name(node: _Node) -> None:
+    node.select((4, _MAIN))
+    node.gate.bind(node.sandbox(1, "/kube/pod1"))
+    node.gate.bind(node.start(2, pod="pod1"))
+    assert node.bits() == {1: 1 << 4, 100: 0, 2: 1 << 4}
+    pod = node.gate.pod_at(CgroupId(100))
+    assert pod is not None
+    assert pod.identity.sandbox
+
+
+def test_a_policy_for_the_host_is_written_for_the_host(node: _Node) -> None:
+    node.bind(1)
+    assert node.select((3, Scope(host=True)), (4, _MAIN)) == 1
+    assert (node.kernel.host, node.kernel.quarantine, node.bits()) == (1 << 3, 3 << 3, {1: 1 << 4})
+    node.select(removed=(3,))
+    assert (node.kernel.host, node.kernel.quarantine) == (0, 1 << 4)
 
 
 @pytest.mark.parametrize("parent", ["", "/kube/other", "pod"])

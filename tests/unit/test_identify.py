@@ -100,7 +100,7 @@ def identifier(pods: dict[int, Record] | None = None, **answers: Any) -> Identif
 
 
 def pod_record(*, pod_level: bool = True) -> Record:
-    identity = replace(IDENTITY, container_id=ContainerId("pod:sandbox"), container_name="", image="")
+    identity = replace(IDENTITY, container_id=ContainerId("pod:sandbox"), container_name="", image="", sandbox=True)
     return Record(identity, ABOVE, WorkloadId(3), True, 0, pod_level)
 
 
@@ -117,7 +117,7 @@ def test_only_one_that_was_not_started_is_created(state: State, created: bool) -
 
 def test_a_pod_without_a_container_is_its_sandbox() -> None:
     assert identifier(identify=Identified(POD, None)).identify(ID, ABOVE) == Found(
-        replace(IDENTITY, container_name="", image=""), sandbox=True
+        replace(IDENTITY, container_name="", image="", sandbox=True), sandbox=True
     )
 
 

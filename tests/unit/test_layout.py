@@ -7,16 +7,20 @@ import json
 import re
 import struct
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from agent.events import layout as events
-from agent.kernel import doors, hookpoints, layout
+from agent.kernel import doors, layout
+from agent.kernel.attach import SLOT_MAPS
 from agent.kernel.layout import BindingRecord, map_specs
 from agent.kernel.tracepoint import ARGS_OFFSET
-from agent.policy.codegen import PRELUDE
-from agent.policy.plan import MAX_RULES, MAX_SLOTS
+from agent.placing import FIRST_VALUE
+from agent.policy import automaton
+from agent.policy.access import MAX_TEXT
+from agent.policy.lineage import MAX_PREDICATES
+from agent.policy.model import ActionKind, CapabilityType, NamespaceType
+from agent.policy.plan import MAX_CHUNKS, MAX_INPUTS, MAX_NUMBERS, MAX_RULES, MAX_TEXTS
 from agent.workload.identity import MAX_POLICIES, MAX_WORKLOAD_ID, WORKLOAD_QUARANTINED
 from rthook import held
 from tests.support.names import project_dir
@@ -27,12 +31,12 @@ SHIM = """
 #include <stdint.h>
 #include <stdio.h>
 #define PG_LIB_KERNEL_H
-#define PG_LIB_PATH_H
 #define PG_INLINE static inline
 typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef uint64_t __u64;
 typedef int32_t __s32; typedef int64_t __s64;
 #define BPF_ANY 0
 #define BPF_NOEXIST 1
+#define BPF_FUNC_tail_call NULL
 static inline void *pg_none(const void *key) { (void)key; return NULL; }
 #define pg_lookup(map, key) pg_none(key)
 #define pg_update(map, key, value, flags) ((void)(key), (void)(value), 0L)
@@ -40,21 +44,24 @@ static inline void *pg_none(const void *key) { (void)key; return NULL; }
 #define pg_map(map) NULL
 #define pg_once(lvalue) (*(volatile __typeof__(lvalue) *)&(lvalue))
 #define pg_opaque(var) (void)(var)
+#define pg_read(dst, address) bpf_probe_read_kernel(&(dst), sizeof(dst), address)
+struct task_struct { struct task_struct *group_leader; __u64 start_boottime; };
 long bpf_probe_read_user_str(void *, __u32, const void *);
 long bpf_probe_read_user(void *, __u32, const void *);
 long bpf_probe_read_kernel(void *, __u32, const void *);
 long bpf_ringbuf_output(void *, void *, __u64, __u64);
+long bpf_get_stack(void *, void *, __u32, __u64);
 __u64 bpf_get_current_pid_tgid(void), bpf_get_current_uid_gid(void), bpf_get_current_cgroup_id(void);
-__u64 bpf_get_current_ancestor_cgroup_id(int), bpf_ktime_get_boot_ns(void);
+__u64 bpf_get_current_ancestor_cgroup_id(int), bpf_ktime_get_boot_ns(void), bpf_ktime_get_ns(void);
+__u64 bpf_get_current_task(void);
 long bpf_get_current_comm(void *, __u32);
-struct pg_string;
-static inline void pg_read_binary(struct pg_string *out) { (void)out; }
-long bpf_send_signal(__u32), bpf_probe_read_kernel_str(void *, __u32, const void *);
 """
+HEADERS = (*("bindings", "call", "counters", "deferred", "doors", "events", "process", "stats", "strings"),)
 EVENT_FIELDS = (
-    *("size", "kind", "flags", "time", "cgroup", "args", "pid", "tid", "uid", "workload", "policy", "rule", "selector"),
-    *("error", "reserved", "comm", "len", "slot_flags", "slot_id"),
+    *("size", "kind", "flags", "time", "cgroup", "pid", "tid", "uid", "workload", "policy", "rule", "selector"),
+    *("error", "return_selector", "items", "comm", "start"),
 )
+ITEM_FIELDS = ("id", "len", "mode", "flags", "kind", "reserved")
 BINDING_FIELDS = ("self", "owner", "policies", "workload", "state", "init_pid", "flags")
 DOOR_STRUCTS: dict[str, tuple[str, ...]] = {
     "pg_doors": ("treatment", "fallback", "heartbeat", "stale", "deadline", "apart"),
@@ -65,60 +72,114 @@ DOOR_STRUCTS: dict[str, tuple[str, ...]] = {
         *("kind", "treatment", "cgroup", "above", "time", "pid", "parent", "ns_pid", "level", "comm", "name"),
     ),
 }
+LINEAGE_FIELDS = (
+    *("start", "written", "scanned", "bits", "parent_bits", "before", "parent_before", "caps", "ns"),
+    *("snapshot", "unknown", "slack", "reserved"),
+)
+RETURN_KEY_FIELDS = ("pid_tgid", "frame", "attachment", "chunk")
+
+
+def _words(name: str) -> str:
+    """PidForChildren: PID_FOR_CHILDREN."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name).upper()
+
+
 STRUCTS = (
-    "pg_binding",
-    "pg_string",
-    "pg_call",
-    "pg_event",
-    "pg_deferred",
-    "pg_exec_text",
-    "pg_error_site",
-    "pg_hit",
-    "pg_selfcheck",
+    *("pg_binding", "pg_string", "pg_call", "pg_event", "pg_item", "pg_hit"),
+    *("pg_deferred", "pg_exec_text", "pg_return_key", "pg_awaited", "pg_return"),
+    *("pg_stat", "pg_modes", "pg_rate_key", "pg_error_site", "pg_selfcheck"),
+    *("pg_lineage", "pg_lineage_state", "pg_lost", "pg_note"),
     *DOOR_STRUCTS,
 )
-NUMBERS = (
-    *(
-        "PG_STATE_PENDING",
-        "PG_STATE_ARMED",
-        "PG_POLICY_WORDS",
-        "PG_SLOTS",
-        "PG_COUNTERS",
-        "PG_EVENT_SLOTS",
-        "PG_SLOT_ABSENT",
-    ),
-    *("PG_EVENT_POLICY", "PG_EVENT_DEFERRED", "PG_STRING_CUT_TAIL", "PG_STRING_CUT_HEAD", "PG_STRING_UNREADABLE"),
-    *("PG_TEXT_STRING", "PG_TEXT_BYTES", "PG_TEXT_FD", "PG_TEXT_BINARY", "PG_SLOT_BINARY"),
-    *("PG_FILE", "PG_MAX_HITS"),
-    *("PG_QUARANTINE", "PG_WORKLOAD_QUARANTINED", "PG_FLAG_POD", "PG_NESTED_MAX", "PG_NAME_MAX"),
-    *(f"PG_TREAT_{kind.name}" for kind in doors.Treatment),
-    *(f"PG_FALL_{kind.name}" for kind in doors.Fallback),
-    *(f"PG_NOTICE_{kind.name}" for kind in doors.NoticeKind),
-    *(f"PG_COUNT_{name.upper()}" for name in layout.COUNTERS),
-)
+# Constants of the C, and what the Python has for them.
+CONSTANTS = {
+    "PG_STATE_PENDING": layout.STATE_PENDING,
+    "PG_STATE_ARMED": layout.STATE_ARMED,
+    "PG_POLICY_WORDS": layout.POLICY_WORDS,
+    "PG_POLICY_WORDS * 64": MAX_POLICIES,
+    "PG_COUNTERS": len(layout.COUNTERS),
+    "PG_STATS": len(layout.STATS),
+    "PG_STAT_RETURN": layout.STAT_RETURN,
+    "PG_CONTEXTS": layout.CONTEXTS,
+    "PG_SLOTS": layout.SLOTS,
+    "PG_TEXTS": MAX_TEXTS,
+    "PG_NUMBERS": MAX_NUMBERS,
+    "PG_INPUTS": MAX_INPUTS,
+    "PG_MAX_HITS": MAX_RULES,
+    "PG_STRING_MAX": MAX_TEXT,
+    "PG_EVENT_POLICY": events.KIND_POLICY,
+    "PG_EVENT_DEFERRED": events.FLAG_DEFERRED,
+    "PG_EVENT_RETURN": events.FLAG_RETURN,
+    "PG_EVENT_MONITOR": events.FLAG_MONITOR,
+    "PG_EVENT_CUT": events.FLAG_CUT,
+    "PG_NO_SELECTOR": events.NO_SELECTOR,
+    "PG_STRING_CUT_TAIL": events.CUT_TAIL,
+    "PG_STRING_CUT_HEAD": events.CUT_HEAD,
+    "PG_STRING_UNREADABLE": events.UNREADABLE,
+    "PG_STRING_DELETED": events.DELETED,
+    "PG_STRING_OUTSIDE": events.OUTSIDE,
+    "PG_ID_BINARY": events.BINARY_ID,
+    "PG_ID_PARENT": events.PARENT_BINARY_ID,
+    "PG_ID_KERNEL_STACK": events.KERNEL_STACK_ID,
+    "PG_ID_USER_STACK": events.USER_STACK_ID,
+    "PG_QUARANTINE": layout.QUARANTINE,
+    "PG_WORKLOAD_QUARANTINED": WORKLOAD_QUARANTINED,
+    "PG_FLAG_POD": layout.FLAG_POD,
+    "PG_NESTED_MAX": layout.NESTED_MAX,
+    "PG_LINEAGE_WORDS": layout.LINEAGE_WORDS,
+    "PG_LINEAGE_WORDS * 64": MAX_PREDICATES,
+    "PG_LOST_MARKS": layout.LOST_MARKS,
+    "PG_LINEAGE_EVENTS": layout.LINEAGE_EVENTS,
+    "PG_AUTOMATON_BYTES": automaton.TABLE_BYTES,
+    "PG_AUTOMATON_FOUND": automaton.FOUND,
+    "2 * PG_AUTOMATON_FIRST": automaton.HEADER.size + automaton.CLASSES,
+    "sizeof(union pg_automaton)": automaton.TABLE_BYTES,
+    "offsetof(union pg_automaton, of_byte)": automaton.HEADER.size,
+    "offsetof(struct pg_string, context)": layout.STRING_CONTEXT_AT,
+    "offsetof(struct pg_call, context)": layout.CALL_CONTEXT_AT,
+    "offsetof(struct pg_sys_enter, args)": ARGS_OFFSET,
+    "offsetof(struct pg_sys_exit, ret)": ARGS_OFFSET,
+    "offsetof(struct pg_sys_enter, nr)": 8,
+    "offsetof(struct pg_sys_exit, nr)": 8,
+    **{f"PG_COUNT_{name.upper()}": number for number, name in enumerate(layout.COUNTERS)},
+    **{f"PG_STAT_{name.upper()}": number for number, name in enumerate(layout.STATS)},
+    **{f"PG_NS_{_words(kind.value)}": number for number, kind in enumerate(NamespaceType)},
+    **{f"PG_CAP_{kind.name}": number for number, kind in enumerate(CapabilityType)},
+    **{f"PG_TREAT_{kind.name}": kind.value for kind in doors.Treatment},
+    **{f"PG_FALL_{kind.name}": kind.value for kind in doors.Fallback},
+    **{f"PG_NOTICE_{kind.name}": kind.value for kind in doors.NoticeKind},
+}
 
 
-def selfcheck() -> str:
-    """The structure of bpf/base/base.c: the rest of that file needs the kernel's own types."""
-    text = (project_dir() / "bpf/base/base.c").read_text()
-    return next(re.finditer(r"struct pg_selfcheck \{.*?\};", text, re.DOTALL))[0]
+def structures(file: str, *names: str) -> str:
+    """Structures of a file of which the rest needs the kernel's own types."""
+    text = (project_dir() / "bpf" / file).read_text()
+    found = (re.search(rf"struct {name} \{{.*?\}};", text, re.DOTALL) for name in names)
+    return "\n".join(each[0] for each in found if each)
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """Sizes of structures, offsets of fields and values of constants, by their C text."""
     folder = tmp_path_factory.mktemp("layout")
+    fields = {
+        "pg_event": (*EVENT_FIELDS, "data"),
+        "pg_item": ITEM_FIELDS,
+        "pg_binding": BINDING_FIELDS,
+        "pg_lineage": LINEAGE_FIELDS,
+        "pg_return_key": RETURN_KEY_FIELDS,
+        **DOOR_STRUCTS,
+    }
     wanted = [f"sizeof(struct {name})" for name in STRUCTS]
-    wanted += [f"offsetof(struct pg_event, {name})" for name in (*EVENT_FIELDS, "data")]
-    wanted += [f"offsetof(struct pg_binding, {name})" for name in BINDING_FIELDS]
-    for name, fields in DOOR_STRUCTS.items():
-        wanted += [f"offsetof(struct {name}, {field})" for field in fields]
-    wanted += [f"offsetof(struct pg_sys_{name})" for name in ("enter, nr", "enter, args", "exit, nr", "exit, ret")]
-    wanted += NUMBERS
+    wanted += [f"offsetof(struct {name}, {field})" for name, known in fields.items() for field in known]
+    wanted += [*CONSTANTS, "PG_STAT_MONITOR", "PG_SLOT_BINARY", "PG_EVENT_DATA", "PG_STRING_ROOM", "PG_CONTEXT_BASE"]
     prints = "\n".join(f'printf("%s\\"{text}\\": %zu", n++ ? ", " : "", (size_t)({text}));' for text in wanted)
-    head = f'{SHIM}{PRELUDE}#include "maps/doors.h"\n{selfcheck()}'
-    source = f'{head}\nint main(void) {{ int n = 0; printf("{{"); {prints} printf("}}"); return 0; }}\n'
-    (folder / "layout.c").write_text(source)
+    includes = "".join(f'#include "maps/{name}.h"\n' for name in HEADERS)
+    shared = structures("base/base.c", "pg_selfcheck") + structures("lib/syscall.h", "pg_sys_enter", "pg_sys_exit")
+    source = (
+        f'{SHIM}{includes}#include "lib/automaton.h"\n{shared}\nint main(void) {{ int n = 0; printf("{{"); {prints} '
+    )
+    (folder / "layout.c").write_text(f'{source}printf("}}"); return 0; }}\n')
     flags = ["-std=gnu11", "-O2", "-w", f"-I{project_dir() / 'bpf'}", "-Wl,--unresolved-symbols=ignore-all", "-no-pie"]
     subprocess.run(["gcc", *flags, "-o", folder / "layout", folder / "layout.c"], check=True)
     values: dict[str, int] = json.loads(subprocess.run([folder / "layout"], capture_output=True, check=True).stdout)
@@ -148,11 +209,21 @@ def _codes(text: str) -> list[str]:
     return codes
 
 
-def test_event_header_is_the_c_structure(compiled: dict[str, int]) -> None:
-    groups = (1, 1, 1, 1, 1, 6, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 8, 8, 8)
-    wanted = [compiled[f"offsetof(struct pg_event, {name})"] for name in EVENT_FIELDS]
-    assert offsets(events.HEADER, groups) == wanted
+def offsets_in(compiled: dict[str, int], name: str, fields: tuple[str, ...]) -> list[int]:
+    return [compiled[f"offsetof(struct {name}, {field})"] for field in fields]
+
+
+def test_events_are_the_c_structures(compiled: dict[str, int]) -> None:
+    assert offsets(events.HEADER, (1,) * len(EVENT_FIELDS)) == offsets_in(compiled, "pg_event", EVENT_FIELDS)
     assert events.HEADER.size == compiled["offsetof(struct pg_event, data)"]
+    assert offsets(events.ITEM, (1,) * len(ITEM_FIELDS)) == offsets_in(compiled, "pg_item", ITEM_FIELDS)
+    assert events.ITEM.size == compiled["sizeof(struct pg_item)"]
+
+
+def test_lineage_is_the_c_structure(compiled: dict[str, int]) -> None:
+    groups = (1, 1, 1, 4, 4, 4, 4, 3, 10, 1, 1, 1, 1)
+    assert offsets(layout.LINEAGE, groups) == offsets_in(compiled, "pg_lineage", LINEAGE_FIELDS)
+    assert offsets(layout.RETURN_KEY, (1,) * 4) == offsets_in(compiled, "pg_return_key", RETURN_KEY_FIELDS)
 
 
 def test_binding_is_the_c_structure(compiled: dict[str, int]) -> None:
@@ -181,69 +252,117 @@ def test_doors_are_the_c_structures(
     assert form.size == compiled[f"sizeof(struct {name})"]
 
 
+# Key and value of every map: a C structure, or bytes.
+MAPS: dict[str, tuple[str | int, str | int]] = {
+    "bindings": (8, "pg_binding"),
+    "arming": (8, 4),
+    "host": (4, "pg_binding"),
+    "nested": (8, 8),
+    "search": (4, 4),
+    "counters": (4, 8),
+    "errors": ("pg_error_site", 8),
+    "strings": (4, "pg_string"),
+    "calls": (4, "pg_call"),
+    "records": (4, "pg_event"),
+    "events": (0, 0),
+    "deferred": (8, "pg_deferred"),
+    "awaited": ("pg_return_key", "pg_awaited"),
+    "returns": ("pg_return_key", "pg_return"),
+    "return_scratch": (4, "pg_return"),
+    "stats": (8, "pg_stat"),
+    "modes": (4, "pg_modes"),
+    "rates": ("pg_rate_key", 8),
+    "automata": (4, automaton.TABLE_BYTES),
+    "enforcer": (8, 4),
+    "exec_text": (8, "pg_exec_text"),
+    "exec_scratch": (4, "pg_exec_text"),
+    "selfcheck": (4, "pg_selfcheck"),
+    "entering": (4, 8),
+    "entered": (4, 4),
+    "strangers": (8, "pg_stranger"),
+    "doors": (4, "pg_doors"),
+    "held": (4, "pg_held"),
+    "hook": (4, "pg_hook"),
+    "notices": (0, 0),
+    "lineage": (4, "pg_lineage"),
+    "lineage_lost": (4, "pg_lost"),
+    "lineage_state": (4, "pg_lineage_state"),
+    "lineage_slots": (4, 4),
+    "lineage_draft": (4, "pg_lineage"),
+    "lineage_note": (4, "pg_note"),
+    **dict.fromkeys(SLOT_MAPS.values(), (4, 4)),
+}
+FORMS = {
+    "pg_binding": layout.BINDING,
+    "pg_stat": layout.STAT,
+    "pg_modes": layout.MODES,
+    "pg_error_site": layout.ERROR_SITE,
+    "pg_selfcheck": layout.SELFCHECK,
+    "pg_return_key": layout.RETURN_KEY,
+    "pg_lineage": layout.LINEAGE,
+    "pg_lineage_state": layout.LINEAGE_STATE,
+    "pg_note": layout.NOTE,
+}
+
+
 def test_maps_have_the_sizes_of_the_c_structures(compiled: dict[str, int]) -> None:
-    sizes = {spec.name: (spec.key, spec.value, spec.entries) for spec in map_specs(4096, 77)}
-    size = {name: compiled[f"sizeof(struct {name})"] for name in STRUCTS}
-    assert sizes["bindings"] == (8, size["pg_binding"], 77 + 1)
-    assert sizes["host"] == (4, size["pg_binding"], 1)
-    assert sizes["strings"] == (4, size["pg_string"], compiled["PG_SLOTS"])
-    assert sizes["call"] == (4, size["pg_call"], 1)
-    assert sizes["record"] == (4, size["pg_event"], 1)
-    assert sizes["deferred"][:2] == (8, size["pg_deferred"])
-    assert sizes["exec_text"][:2] == (8, size["pg_exec_text"])
-    assert sizes["exec_scratch"] == (4, size["pg_exec_text"], 1)
-    assert sizes["errors"][:2] == (size["pg_error_site"], 8)
-    assert sizes["counters"] == (4, 8, compiled["PG_COUNTERS"])
-    assert sizes["events"] == (0, 0, 4096)
-    assert sizes["selfcheck"][1] == size["pg_selfcheck"] == layout.SELFCHECK.size
-    assert sizes["entering"][:2] == (4, 8)
-    assert sizes["entered"] == (4, 4, 1)
-    assert sizes["strangers"][:2] == (8, size["pg_stranger"])
-    assert sizes["doors"] == (4, size["pg_doors"], 1)
-    assert sizes["held"][:2] == (4, size["pg_held"])
-    assert sizes["hook"] == (4, size["pg_hook"], 1)
-    assert sizes["notices"] == (0, 0, layout.NOTICE_RING)
-    assert size["pg_error_site"] == layout.ERROR_SITE.size
-    assert sizes["slots"][2] == 2 * hookpoints.MAX_HOOK_POINTS
+    def size(of: str | int) -> int:
+        return of if isinstance(of, int) else compiled[f"sizeof(struct {of})"]
+
+    wanted = {name: (size(key), size(value)) for name, (key, value) in MAPS.items()}
+    assert {spec.name: (spec.key, spec.value) for spec in map_specs(4096, 77)} == wanted
+    assert {name: compiled[f"sizeof(struct {name})"] for name in FORMS} == {n: form.size for n, form in FORMS.items()}
 
 
-def test_counters_are_in_the_order_of_the_enum(compiled: dict[str, int]) -> None:
-    assert [compiled[f"PG_COUNT_{name.upper()}"] for name in layout.COUNTERS] == list(range(compiled["PG_COUNTERS"]))
+def test_every_map_of_the_c_text_is_made() -> None:
+    """And no other."""
+    texts = [path.read_text() for path in (project_dir() / "bpf").rglob("*.[ch]")]
+    used = {name for text in texts for name in re.findall(r"\bpg_(?:lookup|update|delete|map)\((\w+)[,)]", text)}
+    assert used - {"name"} | set(SLOT_MAPS.values()) == set(MAPS)
 
 
-def test_constants_are_those_of_the_headers(compiled: dict[str, int]) -> None:
-    assert (compiled["PG_STATE_PENDING"], compiled["PG_STATE_ARMED"]) == (layout.STATE_PENDING, layout.STATE_ARMED)
-    assert (compiled["PG_EVENT_SLOTS"], compiled["PG_SLOT_ABSENT"]) == (events.SLOTS, events.ABSENT)
-    assert (compiled["PG_EVENT_POLICY"], compiled["PG_EVENT_DEFERRED"]) == (events.KIND_POLICY, events.FLAG_DEFERRED)
-    cuts = ("PG_STRING_CUT_TAIL", "PG_STRING_CUT_HEAD", "PG_STRING_UNREADABLE")
-    assert tuple(compiled[name] for name in cuts) == (events.CUT_TAIL, events.CUT_HEAD, events.UNREADABLE)
-    kinds = {"PG_TEXT_STRING": "string", "PG_TEXT_BYTES": "char_buf", "PG_TEXT_FD": "fd"}
-    assert {compiled[name] >> 4: kind for name, kind in kinds.items()} == events.TEXT_KINDS
-    assert compiled["PG_TEXT_BINARY"] == events.BINARY_ID
+def test_maps_have_as_many_entries_as_their_indexes(compiled: dict[str, int]) -> None:
+    entries = {spec.name: spec.entries for spec in map_specs(4096, 77)}
+    assert entries["bindings"] == 77 + 1
+    assert entries["events"] == 4096
+    assert entries["counters"] == compiled["PG_COUNTERS"]
+    assert entries["strings"] == compiled["PG_CONTEXTS"] * compiled["PG_SLOTS"]
+    assert {entries[name] for name in ("calls", "records", "return_scratch")} == {compiled["PG_CONTEXTS"]}
+    assert {entries[name] for name in SLOT_MAPS.values()} == {layout.MAX_PROGRAM_SLOTS}
+    assert entries["lineage_slots"] == 1 + 2 * compiled["PG_LINEAGE_EVENTS"]
+    assert entries["notices"] == layout.NOTICE_RING
 
 
-def test_doors_say_the_same_on_both_sides(compiled: dict[str, int]) -> None:
-    assert {kind: compiled[f"PG_TREAT_{kind.name}"] for kind in doors.Treatment} == {
-        kind: kind for kind in doors.Treatment
-    }
-    assert {kind: compiled[f"PG_FALL_{kind.name}"] for kind in doors.Fallback} == {
-        kind: kind for kind in doors.Fallback
-    }
-    assert {kind: compiled[f"PG_FALL_{kind.name}"] for kind in held.Fallback} == {kind: kind for kind in held.Fallback}
-    kinds = {kind: compiled[f"PG_NOTICE_{kind.name}"] for kind in doors.NoticeKind}
-    assert kinds == {kind: kind.value for kind in doors.NoticeKind}
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_are_those_of_the_headers(compiled: dict[str, int], name: str) -> None:
+    assert compiled[name] == CONSTANTS[name]
 
 
-def test_quarantine_is_the_same_on_both_sides(compiled: dict[str, int]) -> None:
-    assert compiled["PG_QUARANTINE"] == layout.QUARANTINE
-    assert compiled["PG_WORKLOAD_QUARANTINED"] == WORKLOAD_QUARANTINED == MAX_WORKLOAD_ID + 1
-    assert compiled["PG_FLAG_POD"] == layout.FLAG_POD
-    assert compiled["PG_NESTED_MAX"] == layout.NESTED_MAX
+def test_slots_of_rules_are_below_those_of_binaries(compiled: dict[str, int]) -> None:
+    assert compiled["PG_SLOT_BINARY"] == MAX_TEXTS
+    assert compiled["PG_CONTEXT_BASE"] == layout.CONTEXTS - 1
+    assert FIRST_VALUE == events.FIRST_VALUE > max(events.KERNEL_STACK_ID, events.USER_STACK_ID)
 
 
-def test_files_of_failure_sites_are_those_that_name_their_number() -> None:
-    for number, name in layout.FILES.items():
-        assert f"#define PG_FILE {number}\n" in (Path(project_dir()) / name).read_text()
+def test_what_monitor_mode_leaves_out_is_counted_beside_what_is_done(compiled: dict[str, int]) -> None:
+    twins = {name for name in layout.STATS if f"monitor_{name}" in layout.STATS}
+    assert twins == {_counter(kind) for kind in ActionKind if kind.enforces}
+    places = {name: layout.STATS.index(f"monitor_{name}") - layout.STATS.index(name) for name in twins}
+    assert places == dict.fromkeys(twins, compiled["PG_STAT_MONITOR"])
+
+
+def _counter(kind: ActionKind) -> str:
+    return _words(kind.value).lower()
+
+
+def test_programs_of_a_chain_are_fewer_than_the_kernel_lets_follow_each_other() -> None:
+    """MAX_TAIL_CALL_CNT of include/linux/bpf.h is 33; one is the dispatcher's."""
+    assert MAX_CHUNKS < 33
+
+
+def test_the_hook_and_the_agent_say_the_same() -> None:
+    assert {kind.name: kind.value for kind in held.Fallback} == {kind.name: kind.value for kind in doors.Fallback}
+    assert WORKLOAD_QUARANTINED == MAX_WORKLOAD_ID + 1
 
 
 def test_binding_record_survives_packing() -> None:
@@ -252,24 +371,16 @@ def test_binding_record_survives_packing() -> None:
     assert len(record.pack()) == 160
 
 
-def test_every_file_counts_its_failures_under_its_own_number(compiled: dict[str, int]) -> None:
+def test_every_file_counts_its_failures_under_its_own_number() -> None:
+    """By PG_FILE, or by the number itself."""
     bpf = project_dir() / "bpf"
-    counting = {
-        str(path.relative_to(bpf.parent))
-        for path in [*bpf.rglob("*.c"), *bpf.rglob("*.h")]
-        if re.search(r"\bpg_failed\((?!result\))", path.read_text())
-    }
-    assert counting == set(layout.FILES.values())
-    assert layout.FILES[compiled["PG_FILE"]] == "bpf/lib/syscall.h", "as compiled rules include it"
-
-
-def test_limits_are_the_same_on_both_sides(compiled: dict[str, int]) -> None:
-    assert compiled["PG_MAX_HITS"] == MAX_RULES
-    assert compiled["PG_SLOT_BINARY"] == MAX_SLOTS
-    assert compiled["PG_POLICY_WORDS"] * 64 == MAX_POLICIES
-
-
-def test_record_of_a_system_call_is_where_attach_looks(compiled: dict[str, int]) -> None:
-    assert [compiled[f"offsetof(struct pg_sys_{name}, nr)"] for name in ("enter", "exit")] == [8, 8]
-    places = compiled["offsetof(struct pg_sys_enter, args)"], compiled["offsetof(struct pg_sys_exit, ret)"]
-    assert places == (ARGS_OFFSET, ARGS_OFFSET)
+    counting = {}
+    for path in [*bpf.rglob("*.c"), *bpf.rglob("*.h")]:
+        text = path.read_text()
+        own = re.search(r"#define PG_FILE (\d+)\n", text)
+        direct = re.search(r"pg_error_at\(\((\d+) << 16\)", text)
+        if re.search(r"\bpg_failed\((?!result\))", text) or direct:
+            number = direct or own
+            assert number, path
+            counting[int(number[1])] = str(path.relative_to(bpf.parent))
+    assert counting == layout.FILES

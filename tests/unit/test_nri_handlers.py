@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nri_plugin import synchronize
 from nri_plugin.api import nri_pb2
-from nri_plugin.containers import MAX_LABELS_SIZE, MAX_NAME, MAX_PATH, MAX_PID, Rejection
+from nri_plugin.containers import MAX_LABELS_SIZE, MAX_NAME, MAX_PATH, MAX_PID, Rejection, find_image
 from nri_plugin.handlers import (
     PLUGIN_SERVICE,
     Action,
@@ -115,6 +115,29 @@ def test_the_image_field_comes_before_the_annotation() -> None:
     action = act("StateChange", start_event(container))
     assert isinstance(action, Bind)
     assert action.container.image == "registry/other:2"
+
+
+@pytest.mark.parametrize("identifier", ["sha256:" + "0a" * 32, "0a" * 32])
+def test_a_name_in_the_annotation_comes_before_an_id_in_the_field(identifier: str) -> None:
+    container = make_container()
+    container.image.name = identifier
+    assert find_image(container) == "registry/nginx:1"
+    container.annotations.clear()
+    assert find_image(container) == identifier
+
+
+def test_of_a_container_of_crio_its_own_annotations_count() -> None:
+    """The others may be the pod's, which anybody writes."""
+    container = make_container("c1")
+    container.annotations["io.kubernetes.cri-o.ImageName"] = "0a" * 32
+    container.annotations["io.kubernetes.cri-o.Image"] = "quay.io/web:1"
+    assert find_image(container) == "registry/nginx:1"
+    container.annotations["io.kubernetes.cri-o.ContainerID"] = "another"
+    assert find_image(container) == "registry/nginx:1"
+    container.annotations["io.kubernetes.cri-o.ContainerID"] = "c1"
+    assert find_image(container) == "quay.io/web:1"
+    container.annotations["io.kubernetes.cri-o.ImageName"] = "quay.io/web@sha256:0a"
+    assert find_image(container) == "quay.io/web@sha256:0a"
 
 
 @pytest.mark.parametrize("method", ["StateChange", "RemoveContainer"])

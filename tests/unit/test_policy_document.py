@@ -6,6 +6,7 @@ import pytest
 from agent.policy.document import (
     MAX_DEPTH,
     MAX_FILE_BYTES,
+    MAX_NODES,
     Mapping,
     Node,
     Scalar,
@@ -78,6 +79,12 @@ def test_file_size_is_limited() -> None:
     assert _parse(b"#" * MAX_FILE_BYTES) == ()
     text = b"#" * (MAX_FILE_BYTES + 1)
     assert _refusal(text) == "f:1:1: the file has 1048577 bytes and the limit is 1048576, split it"
+
+
+def test_number_of_nodes_is_limited_over_all_documents() -> None:
+    assert len(_parse(b"[" + b"1," * (MAX_NODES - 1) + b"]")) == 1
+    for much in (b"[" + b"1," * MAX_NODES + b"]", b"--- 1\n" * (MAX_NODES + 1)):
+        assert f"the file has more than {MAX_NODES} keys and values, split it" in _refusal(much)
 
 
 def test_alias_is_refused_before_it_expands() -> None:

@@ -4,7 +4,18 @@
 import pytest
 
 from agent.policy.syscalls import NUMBERS, parse_call
-from agent.policy.values import is_dns_label, is_dns_subdomain, is_label_key, is_label_value, parse_number
+from agent.policy.values import (
+    is_dns_label,
+    is_dns_subdomain,
+    is_event_name,
+    is_identifier,
+    is_label_key,
+    is_label_value,
+    is_repository,
+    is_symbol,
+    parse_number,
+    parse_rate,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +61,31 @@ def test_names_and_labels() -> None:
     assert not any(map(is_label_value, ["x" * 64, "-a", "a-", "a/b", "é", "a\n"]))
     assert all(map(is_label_key, ["A_b.c-d", "x.io/name", "a" * 253 + "/" + "b" * 63]))
     assert not any(map(is_label_key, ["", "/a", "a/", "a/b/c", "X.io/name", "a" * 254 + "/b", "a b"]))
+
+
+def test_names_of_the_kernel_and_of_images() -> None:
+    assert all(map(is_identifier, ["_a1", "a" * 511]))
+    assert not any(map(is_identifier, ["", "1a", "a.b", "a" * 512, "é"]))
+    assert all(map(is_symbol, ["foo.constprop.0", "$x", "f@plt"]))
+    assert not any(map(is_symbol, ["", "1a", "a b", "a/b", "a\n"]))
+    assert all(map(is_event_name, ["sched_process_exec", "a-b", "x:y", "a" * 255]))
+    assert not any(map(is_event_name, ["", ".", "..", ".a", "a/b", "a" * 256, "a\n"]))
+    assert all(map(is_repository, ["app", "registry:5000/team/app", "a" * 512]))
+    assert not any(map(is_repository, ["", "/a", "a/", "a b", "a@sha256:0", "a" * 513]))
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [("0", 0), ("5", 5000), ("5s", 5000), ("07m", 420_000), ("1193h", 4_294_800_000)],
+)
+def test_rate_limits(text: str, milliseconds: int) -> None:
+    assert parse_rate(text) == milliseconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "5d", "5 s", "1.5s", "1194h", "9" * 11, "\u0665"])
+def test_what_is_no_rate_limit(text: str) -> None:
+    with pytest.raises(ValueError, match="not a rate limit"):
+        parse_rate(text)
 
 
 def test_system_calls_have_the_kernels_numbers() -> None:

@@ -7,7 +7,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +18,17 @@ from agent.hooks import reconcile as module
 from agent.hooks.errors import HookError, Reason
 from agent.hooks.gate import Gate, Start
 from agent.hooks.identify import Found, Identifier
-from agent.hooks.reconcile import MAX_BELOW, Reconciler, is_populated, iterate_below, iterate_containers
+from agent.hooks.reconcile import (
+    MAX_BELOW,
+    Reconciler,
+    is_populated,
+    iterate_below,
+    iterate_containers,
+    tells_more,
+)
 from agent.kernel.cgroup import CgroupFinder, ProcessCgroup
 from agent.kernel.doors import DoorPolicy, Doors, Fallback, Treatment
-from agent.kernel.errors import KernelError
+from agent.kernel.errors import CgroupError, KernelError
 from agent.workload.identity import CgroupId, ContainerId, ContainerIdentity, Door, PodUid, WorkloadId
 from agent.workload.registry import Record
 from tests.support.wait import wait_until
@@ -92,6 +99,18 @@ class Runtime:
 
     def process_of(self, container: ContainerId) -> tuple[Found, int, str] | None:
         return self.processes.get(container)
+
+
+@dataclass
+class FinderDouble:
+    """Stands for CgroupFinder: where processes are."""
+
+    processes: dict[int, ProcessCgroup] = field(default_factory=dict)
+
+    def of_process(self, pid: int, _cgroups_path: str) -> ProcessCgroup:
+        if pid not in self.processes:
+            raise CgroupError(f"process {pid} is gone")
+        return self.processes[pid]
 
 
 class Node:
@@ -279,6 +298,66 @@ def test_a_listed_container_that_nobody_knows_is_bound_by_its_process(node: Node
     node.runtime.processes[id_of(6)] = (found(6), 60, "")  # nothing says that the process is its
     node.round()
     assert node.gate.starts[1:] == [Start(found(5).identity, 50, "/pods/5", False, Door.RECONCILE)]
+
+
+def known_by_its_pod(node: Node, finder: FinderDouble) -> tuple[Start, Start]:
+    """The start by which container 4 is bound, and the one that completes it."""
+    whole = found(4)
+    cgroup = ProcessCgroup(CgroupId(40), "/pods/4")
+    start = Start(replace(whole.identity, container_name=""), 44, "/pods/4", True, Door.HOLD, cgroup)
+    node.gate.bind(start)
+    node.runtime.listed = [id_of(4)]
+    node.runtime.processes[id_of(4)] = (whole, 44, "/pods/4")
+    finder.processes[44] = cgroup
+    node.reconciler._finder = cast(CgroupFinder, finder)
+    return start, Start(whole.identity, 44, "/pods/4", False, Door.RECONCILE, cgroup)
+
+
+def test_a_container_that_is_known_by_its_pod_alone_gets_its_name(node: Node) -> None:
+    start, complete = known_by_its_pod(node, FinderDouble())
+    node.round(2)
+    assert node.gate.starts == [start, complete]
+    assert node.reconciler.outcomes == {"completed": 1}
+
+
+@pytest.mark.parametrize("place", [None, ProcessCgroup(CgroupId(41), "/other/4")])
+def test_a_container_that_is_known_stays_in_its_cgroup(node: Node, place: ProcessCgroup | None) -> None:
+    """Its process has gone, or is in another cgroup of that name."""
+    finder = FinderDouble()
+    start, _ = known_by_its_pod(node, finder)
+    finder.processes = {44: place} if place else {}
+    node.round()
+    assert (node.gate.starts, node.reconciler.outcomes) == ([start], {})
+
+
+@pytest.mark.parametrize("answer", [None, (found(4), 44, "")])
+def test_a_container_whose_process_is_not_told_stays_as_it_is(
+    node: Node, answer: tuple[Found, int, str] | None
+) -> None:
+    start, _ = known_by_its_pod(node, FinderDouble())
+    node.runtime.processes = {} if answer is None else {id_of(4): answer}
+    node.round()
+    assert node.gate.starts == [start]
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "told", "more"),
+    [
+        ("main", "nginx:1", "nginx:1", False),
+        ("main", "nginx:1", "", False),
+        ("main", "nginx:1", "quay.io/other:2", False),
+        ("main", "nginx:1", "sha256:0a", False),
+        ("main", "sha256:0a", "nginx:1", True),
+        ("main", "", "sha256:0a", True),
+        ("main", "", "", False),
+        ("", "nginx:1", "nginx:1", True),
+    ],
+)
+def test_what_is_told_already_is_no_news(name: str, image: str, told: str, more: bool) -> None:
+    known = replace(found(4).identity, container_name=name, image=image)
+    listed = CriContainer(id_of(4), ContainerId("s"), "main", told, State.RUNNING, {}, {})
+    assert tells_more(listed, known) is more
+    assert not tells_more(replace(listed, name=""), replace(known, image=told or image))
 
 
 def test_a_cgroup_that_goes_while_it_is_looked_at_is_left_out(node: Node, monkeypatch: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layout of system call tracepoints, and the dispatcher's instructions."""
+"""Tracepoints by their names, and the layout of those of system calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.kernel.errors import KernelError
-from agent.kernel.tracepoint import Side, Tracepoints, check_layout, dispatcher, parse_format
+from agent.kernel.tracepoint import Tracepoints, check_layout, parse_format
+from agent.policy.codegen import Side
 
 _COMMON = """name: {name}
 ID: 700
@@ -89,13 +90,16 @@ def test_a_tracepoint_with_another_layout_has_no_id(tracefs: Path) -> None:
         Tracepoints(tracefs).event_id("lseek", Side.EXIT)
 
 
-def test_a_dispatcher_is_a_tail_call_and_a_return() -> None:
-    """Instruction by instruction: linux/bpf.h, struct bpf_insn."""
-    assert dispatcher(0x11223344, 1023) == bytes.fromhex(
-        "18 12 0000 44332211"  # lddw r2, map fd (BPF_PSEUDO_MAP_FD)
-        "00 00 0000 00000000"
-        "b7 03 0000 ff030000"  # mov r3, index
-        "85 00 0000 0c000000"  # call bpf_tail_call
-        "b7 00 0000 00000000"  # mov r0, 0
-        "95 00 0000 00000000"  # exit
-    )
+def test_other_tracepoints_are_found_by_subsystem_and_event(tracefs: Path) -> None:
+    folder = tracefs / "events/sched/sched_switch"
+    folder.mkdir(parents=True)
+    (folder / "id").write_text("300\n")
+    assert Tracepoints(tracefs).id_of("sched/sched_switch") == 300
+
+
+@pytest.mark.parametrize("event", ["sched/none", "../x/y", "sched", "sched/..", "a/b/c", "", "sched/a b", "/etc/x"])
+def test_event_that_is_none_is_an_error(tracefs: Path, event: str) -> None:
+    (tracefs / "x").mkdir()
+    (tracefs / "x" / "id").write_text("1")
+    with pytest.raises(KernelError, match="no tracepoint"):
+        Tracepoints(tracefs).id_of(event)

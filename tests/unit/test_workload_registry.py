@@ -25,6 +25,8 @@ from agent.workload.registry import Added, Changed, Registry
 from agent.workload.scopes import Scope
 
 _WEB = LabelSelector((Requirement("app", LabelOperator.IN, ("web",)),))
+_NGINX = LabelSelector((Requirement("repo", LabelOperator.IN, ("docker.io/library/nginx",)),))
+_NOT_A = LabelSelector((Requirement("name", LabelOperator.NOT_IN, ("a-name",)),))
 
 
 def _identity(container: str, pod: str = "pod", namespace: str = "shop", **labels: str) -> ContainerIdentity:
@@ -74,6 +76,37 @@ def test_policy_for_everything_changes_host_and_containers() -> None:
     assert registry.add_policy(PolicyId(3), Scope()) == Changed(SetHost(8), (CgroupId(100),))
     assert registry.remove_policy(PolicyId(3)) == Changed(SetHost(0), (CgroupId(100),))
     assert registry.remove_policy(PolicyId(3)) == Changed(None, ())
+
+
+def test_policy_for_containers_changes_only_those_of_a_pod_that_match() -> None:
+    registry = Registry()
+    for container, cgroup in (("a", 103), ("b", 102), ("c", 101)):
+        _add(registry, _identity(container, app="web"), cgroup)
+    changed = Changed(None, (CgroupId(101), CgroupId(102)))
+    assert registry.add_policy(PolicyId(2), Scope(None, _WEB, _NOT_A)) == changed
+    assert [_bits(registry, cgroup) for cgroup in (101, 102, 103)] == [4, 4, 0]
+    assert registry.remove_policy(PolicyId(2)) == changed
+    assert [_bits(registry, cgroup) for cgroup in (101, 102, 103)] == [0, 0, 0]
+
+
+def test_policy_for_the_host_changes_no_container() -> None:
+    registry = Registry()
+    _add(registry, _identity("a"), 100)
+    assert registry.add_policy(PolicyId(3), Scope(host=True)) == Changed(SetHost(8), ())
+    assert registry.quarantine() == SetQuarantine(8)
+    assert registry.add_policy(PolicyId(4), Scope(pods=_WEB, host=True)) == Changed(SetHost(24), ())
+    assert registry.remove_policy(PolicyId(3)) == Changed(SetHost(16), ())
+    assert _bits(registry, 100) == 0
+
+
+def test_policy_and_its_selectors_have_bits_of_their_own() -> None:
+    registry = Registry()
+    registry.add_policy(PolicyId(0), Scope("shop"))
+    registry.add_policy(PolicyId(1), Scope("shop", containers=_NOT_A))
+    _add(registry, _identity("a"), 100)
+    _add(registry, _identity("b"), 101)
+    assert [_bits(registry, cgroup) for cgroup in (100, 101)] == [0b01, 0b11]
+    assert registry.quarantine() == SetQuarantine(0b11)
 
 
 def test_policy_ids_are_checked() -> None:
@@ -158,6 +191,43 @@ def test_labels_that_no_policy_looks_at_change_no_binding() -> None:
     assert registry.containers()[0].identity.labels == (("app", "web"), ("revision", "2"))
 
 
+def test_labels_change_only_the_bindings_that_the_containers_own_part_lets_change() -> None:
+    registry = Registry()
+    registry.add_policy(PolicyId(0), Scope(None, _WEB, _NOT_A))
+    for container, cgroup in (("a", 100), ("b", 101), ("c", 102)):
+        _add(registry, _identity(container, app="api"), cgroup)
+    added = _add(registry, _identity("c", app="web"), 102)
+    assert added.cgroups == (101,)
+    assert [_bits(registry, cgroup) for cgroup in (100, 101, 102)] == [0, 1, 1]
+
+
+def test_image_and_name_that_were_unknown_are_told_later_and_stay_known() -> None:
+    registry = Registry()
+    registry.add_policy(PolicyId(0), Scope(containers=_NGINX))
+    registry.add_policy(PolicyId(1), Scope(containers=_NOT_A))
+    nobody = replace(_identity("a"), container_name="")
+    _add(registry, nobody, 100)
+    assert _bits(registry, 100) == 0b11
+    told = _add(registry, replace(nobody, container_name="a-name", image="quay.io/nginx:1"), 100)
+    assert told.operations == (SetBinding(CgroupId(100), Binding(0, WorkloadId(1), False, 7)),)
+    for image in ("", "sha256:" + "0a" * 32):
+        _add(registry, replace(nobody, image=image), 100)
+        assert _bits(registry, 100) == 0
+    _add(registry, replace(nobody, image="nginx:1"), 100)
+    assert _bits(registry, 100) == 0b01
+    (record,) = registry.containers()
+    assert (record.identity.container_name, record.identity.image) == ("a-name", "nginx:1")
+
+
+def test_what_is_said_of_a_container_in_another_pod_starts_anew() -> None:
+    registry = Registry()
+    registry.add_policy(PolicyId(1), Scope(containers=_NOT_A))
+    _add(registry, _identity("a", "p1"), 100)
+    assert _bits(registry, 100) == 0
+    _add(registry, replace(_identity("a", "p2"), container_name=""), 100)
+    assert _bits(registry, 100) == 0b10
+
+
 def test_pod_in_another_namespace_is_refused_and_nothing_changes() -> None:
     registry = Registry()
     registry.add_policy(PolicyId(0), Scope("shop"))
@@ -240,25 +310,46 @@ def test_pods_own_cgroup_gets_the_pods_policies() -> None:
     assert _bits(registry, 10) == 0
 
 
+def test_pods_own_cgroup_and_pause_have_no_name_that_could_match() -> None:
+    registry = Registry()
+    registry.add_policy(PolicyId(0), Scope(containers=_NGINX))
+    registry.add_policy(PolicyId(1), Scope(containers=_NOT_A))
+    pause = replace(_identity("a"), container_name="", sandbox=True)
+    _add(registry, pause, 100)
+    registry.add_container(
+        replace(pause, container_id=ContainerId("pod:a")), CgroupId(10), 0, armed=True, pod_level=True
+    )
+    assert [_bits(registry, cgroup) for cgroup in (10, 100)] == [0b10, 0b10]
+
+
 def _scopes() -> dict[str, list[Scope]]:
-    def selectors(operator: LabelOperator) -> list[LabelSelector]:
-        return [LabelSelector((Requirement("app", operator, (f"app{n}",)),)) for n in range(MAX_POLICIES)]
+    def selectors(operator: LabelOperator, key: str = "app") -> list[LabelSelector]:
+        return [LabelSelector((Requirement(key, operator, (f"{key}{n}",)),)) for n in range(MAX_POLICIES)]
 
     return {
+        "container names": [Scope(None, None, selector) for selector in selectors(LabelOperator.IN, "name")],
+        "repositories": [Scope(None, None, selector) for selector in selectors(LabelOperator.IN, "repo")],
+        "negative names": [Scope(None, None, selector) for selector in selectors(LabelOperator.NOT_IN, "name")],
+        "all three": [
+            Scope(f"namespace{n % 8}", pods, containers)
+            for n, (pods, containers) in enumerate(
+                zip(selectors(LabelOperator.IN), selectors(LabelOperator.IN, "name"), strict=True)
+            )
+        ],
         "namespaces": [Scope(f"namespace{n % 8}") for n in range(MAX_POLICIES)],
         "positive selectors": [Scope(None, selector) for selector in selectors(LabelOperator.IN)],
         "negative selectors": [Scope(None, selector) for selector in selectors(LabelOperator.NOT_IN)],
     }
 
 
-@pytest.mark.parametrize("kind", ["namespaces", "positive selectors", "negative selectors"])
-def test_container_with_1024_policies_takes_less_than_1_ms(kind: str) -> None:
+@pytest.mark.parametrize("kind", _scopes())
+def test_container_with_1024_policies_takes_less_than_3_ms(kind: str) -> None:
     registry = Registry()
     for policy, scope in enumerate(_scopes()[kind]):
         registry.add_policy(PolicyId(policy), scope)
     identities = [_identity(f"c{n}", f"pod{n}", "namespace1", app="app7") for n in range(20)]
     best = min(_cpu_time(registry, identity, number) for number, identity in enumerate(identities))
-    assert best < 0.001
+    assert best < 0.003
 
 
 def _cpu_time(registry: Registry, identity: ContainerIdentity, cgroup: int) -> float:

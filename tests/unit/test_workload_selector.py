@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label selectors with the rules of Kubernetes, and scopes."""
+"""Label selectors with the rules of Kubernetes, of pods and of containers."""
+
+from dataclasses import replace
 
 import pytest
 
 from agent.policy.model import NAMESPACE_LABEL, LabelOperator, LabelSelector, Requirement
-from agent.policy.reader import parse_policies
-from agent.workload.identity import PolicyId, freeze_labels
-from agent.workload.scopes import Scope, ScopeIndex, scope_of
-from agent.workload.selector import is_selected, selectable_labels
+from agent.workload.identity import ContainerId, ContainerIdentity, PodUid, freeze_labels
+from agent.workload.selector import ContainerLabels, container_labels, is_selected, selectable_labels
 
 _WEB = freeze_labels({"app": "web", "empty": ""})
+_NGINX = "docker.io/library/nginx"
+_CONTAINER = ContainerIdentity(ContainerId("c"), "main", "shop", "web-0", PodUid("u"), _WEB, "nginx:1.27")
 
 
 def _selector(key: str, operator: LabelOperator, *values: str) -> LabelSelector:
@@ -49,42 +51,54 @@ def test_all_requirements_must_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scope", "host", "web_in_shop", "web_elsewhere"),
+    ("name", "image", "known", "unknown"),
     [
-        (Scope(), True, True, True),
-        (Scope("shop"), False, True, False),
-        (Scope(None, LabelSelector()), False, True, True),
-        (Scope("shop", _selector("app", LabelOperator.IN, "web")), False, True, False),
-        (Scope(None, _selector("app", LabelOperator.IN, "api")), False, False, False),
-        (Scope(None, _selector(NAMESPACE_LABEL, LabelOperator.NOT_IN, "shop")), False, False, True),
+        ("main", "nginx:1.27", {"name": "main", "repo": _NGINX}, set()),
+        ("", "nginx@sha256:0a", {"repo": _NGINX}, {"name"}),
+        ("main", "", {"name": "main"}, {"repo"}),
+        ("main", "sha256:" + "0a" * 32, {"name": "main"}, {"repo"}),
+        ("", "", {}, {"name", "repo"}),
     ],
 )
-def test_scope_tells_host_and_pods_apart(scope: Scope, host: bool, web_in_shop: bool, web_elsewhere: bool) -> None:
-    assert scope.is_everything is host
-    assert scope.has_pod("shop", _WEB) is web_in_shop
-    assert scope.has_pod("else", _WEB) is web_elsewhere
-    index = ScopeIndex()
-    index.add(PolicyId(1023), scope)
-    bit = 1 << 1023
-    assert index.everything == (bit if host else 0)
-    assert index.bits("shop", _WEB) == (bit if web_in_shop else 0)
-    assert index.bits("else", _WEB) == (bit if web_elsewhere else 0)
-    assert index.remove(PolicyId(1023)) == scope
-    assert (index.everything, index.bits("shop", _WEB), index.remove(PolicyId(1023))) == (0, 0, None)
+def test_a_container_has_a_name_and_a_repository_or_they_are_unknown(
+    name: str, image: str, known: dict[str, str], unknown: set[str]
+) -> None:
+    identity = replace(_CONTAINER, container_name=name, image=image)
+    assert container_labels(identity) == ContainerLabels(known, frozenset(unknown))
 
 
-def test_policies_with_one_selector_keep_their_bits_apart() -> None:
-    index = ScopeIndex()
-    scope = Scope(None, _selector("app", LabelOperator.IN, "api", "web"))
-    for policy in (PolicyId(3), PolicyId(4)):
-        index.add(policy, scope)
-    assert index.bits("shop", _WEB) == 0b11000
-    index.remove(PolicyId(3))
-    assert index.bits("shop", _WEB) == 0b10000
+@pytest.mark.parametrize("change", [{"sandbox": True}, {"namespace": "", "pod_name": "", "pod_uid": ""}])
+def test_what_is_no_container_of_a_pod_has_what_is_told_and_nothing_else(change: dict[str, object]) -> None:
+    unnamed = replace(_CONTAINER, container_name="", image="", **change)  # type: ignore[arg-type]
+    assert container_labels(unnamed) == ContainerLabels({}, frozenset())
+    named = replace(_CONTAINER, **change)  # type: ignore[arg-type]
+    assert container_labels(named) == ContainerLabels({"name": "main", "repo": _NGINX}, frozenset())
 
 
-def test_scope_of_a_policy_is_its_namespace_and_pod_selector() -> None:
-    text = b"""{apiVersion: cilium.io/v1alpha1, kind: TracingPolicyNamespaced, metadata: {name: x, namespace: shop},
-        spec: {kprobes: [{call: mount}], podSelector: {matchLabels: {app: web}}}}"""
-    (policy,) = parse_policies(text, "f")
-    assert scope_of(policy) == Scope("shop", _selector("app", LabelOperator.IN, "web"))
+@pytest.mark.parametrize(
+    ("operator", "named", "other", "unknown", "absent"),
+    [
+        (LabelOperator.IN, True, False, True, False),
+        (LabelOperator.NOT_IN, False, True, True, True),
+        (LabelOperator.EXISTS, True, True, True, False),
+        (LabelOperator.DOES_NOT_EXIST, False, False, False, True),
+    ],
+)
+def test_an_unknown_name_is_selected_unless_no_name_would_be(
+    operator: LabelOperator, named: bool, other: bool, unknown: bool, absent: bool
+) -> None:
+    selector = _selector("name", operator, *(("main",) if operator.value in ("In", "NotIn") else ()))
+    key = frozenset({"name"})
+    assert is_selected(selector, {"name": "main"}) is named
+    assert is_selected(selector, {"name": "sidecar"}) is other
+    assert is_selected(selector, {}, key) is unknown
+    assert is_selected(selector, {}) is absent
+
+
+def test_what_is_known_decides_where_it_can() -> None:
+    """The name is another one: then the repository does not matter."""
+    both = LabelSelector(
+        (Requirement("name", LabelOperator.IN, ("main",)), Requirement("repo", LabelOperator.IN, (_NGINX,)))
+    )
+    assert is_selected(both, {"name": "main"}, frozenset({"repo"}))
+    assert not is_selected(both, {"name": "sidecar"}, frozenset({"repo"}))

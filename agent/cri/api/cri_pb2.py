@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61gent/cri/api/cri.proto\x12\x0epodgate.cri.v1\"!\n\x0eVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"n\n\x0fVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0cruntime_name\x18\x02 \x01(\t\x12\x17\n\x0fruntime_version\x18\x03 \x01(\t\x12\x1b\n\x13runtime_api_version\x18\x04 \x01(\t\"S\n\x12PodSandboxMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\"B\n\x17PodSandboxStatusRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\x12\x0f\n\x07verbose\x18\x02 \x01(\x08\"\xbd\x02\n\x10PodSandboxStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x08metadata\x18\x02 \x01(\x0b\x32\".podgate.cri.v1.PodSandboxMetadata\x12<\n\x06labels\x18\x07 \x03(\x0b\x32,.podgate.cri.v1.PodSandboxStatus.LabelsEntry\x12\x46\n\x0b\x61nnotations\x18\x08 \x03(\x0b\x32\x31.podgate.cri.v1.PodSandboxStatus.AnnotationsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x18PodSandboxStatusResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32 .podgate.cri.v1.PodSandboxStatus\"D\n\x13\x43ontainerStateValue\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.podgate.cri.v1.ContainerState\"Q\n\x0f\x43ontainerFilter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0b\x32#.podgate.cri.v1.ContainerStateValue\"H\n\x15ListContainersRequest\x12/\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1f.podgate.cri.v1.ContainerFilter\"2\n\x11\x43ontainerMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x1a\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\"\xab\x03\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0epod_sandbox_id\x18\x02 \x01(\t\x12\x33\n\x08metadata\x18\x03 \x01(\x0b\x32!.podgate.cri.v1.ContainerMetadata\x12(\n\x05image\x18\x04 \x01(\x0b\x32\x19.podgate.cri.v1.ImageSpec\x12\x11\n\timage_ref\x18\x05 \x01(\t\x12-\n\x05state\x18\x06 \x01(\x0e\x32\x1e.podgate.cri.v1.ContainerState\x12\x35\n\x06labels\x18\x08 \x03(\x0b\x32%.podgate.cri.v1.Container.LabelsEntry\x12?\n\x0b\x61nnotations\x18\t \x03(\x0b\x32*.podgate.cri.v1.Container.AnnotationsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"G\n\x16ListContainersResponse\x12-\n\ncontainers\x18\x01 \x03(\x0b\x32\x19.podgate.cri.v1.Container\"?\n\x16\x43ontainerStatusRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07verbose\x18\x02 \x01(\x08\"L\n\x0f\x43ontainerStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.podgate.cri.v1.ContainerState\"\xb8\x01\n\x17\x43ontainerStatusResponse\x12/\n\x06status\x18\x01 \x01(\x0b\x32\x1f.podgate.cri.v1.ContainerStatus\x12?\n\x04info\x18\x02 \x03(\x0b\x32\x31.podgate.cri.v1.ContainerStatusResponse.InfoEntry\x1a+\n\tInfoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*k\n\x0e\x43ontainerState\x12\x15\n\x11\x43ONTAINER_CREATED\x10\x00\x12\x15\n\x11\x43ONTAINER_RUNNING\x10\x01\x12\x14\n\x10\x43ONTAINER_EXITED\x10\x02\x12\x15\n\x11\x43ONTAINER_UNKNOWN\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61gent/cri/api/cri.proto\x12\x0epodgate.cri.v1\"!\n\x0eVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"n\n\x0fVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0cruntime_name\x18\x02 \x01(\t\x12\x17\n\x0fruntime_version\x18\x03 \x01(\t\x12\x1b\n\x13runtime_api_version\x18\x04 \x01(\t\"S\n\x12PodSandboxMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\"B\n\x17PodSandboxStatusRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\x12\x0f\n\x07verbose\x18\x02 \x01(\x08\"\xbd\x02\n\x10PodSandboxStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x08metadata\x18\x02 \x01(\x0b\x32\".podgate.cri.v1.PodSandboxMetadata\x12<\n\x06labels\x18\x07 \x03(\x0b\x32,.podgate.cri.v1.PodSandboxStatus.LabelsEntry\x12\x46\n\x0b\x61nnotations\x18\x08 \x03(\x0b\x32\x31.podgate.cri.v1.PodSandboxStatus.AnnotationsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x18PodSandboxStatusResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32 .podgate.cri.v1.PodSandboxStatus\"D\n\x13\x43ontainerStateValue\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.podgate.cri.v1.ContainerState\"Q\n\x0f\x43ontainerFilter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0b\x32#.podgate.cri.v1.ContainerStateValue\"H\n\x15ListContainersRequest\x12/\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1f.podgate.cri.v1.ContainerFilter\"2\n\x11\x43ontainerMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"8\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\x12\x1c\n\x14user_specified_image\x18\x12 \x01(\t\"\xab\x03\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0epod_sandbox_id\x18\x02 \x01(\t\x12\x33\n\x08metadata\x18\x03 \x01(\x0b\x32!.podgate.cri.v1.ContainerMetadata\x12(\n\x05image\x18\x04 \x01(\x0b\x32\x19.podgate.cri.v1.ImageSpec\x12\x11\n\timage_ref\x18\x05 \x01(\t\x12-\n\x05state\x18\x06 \x01(\x0e\x32\x1e.podgate.cri.v1.ContainerState\x12\x35\n\x06labels\x18\x08 \x03(\x0b\x32%.podgate.cri.v1.Container.LabelsEntry\x12?\n\x0b\x61nnotations\x18\t \x03(\x0b\x32*.podgate.cri.v1.Container.AnnotationsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"G\n\x16ListContainersResponse\x12-\n\ncontainers\x18\x01 \x03(\x0b\x32\x19.podgate.cri.v1.Container\"?\n\x16\x43ontainerStatusRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07verbose\x18\x02 \x01(\x08\"L\n\x0f\x43ontainerStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.podgate.cri.v1.ContainerState\"\xb8\x01\n\x17\x43ontainerStatusResponse\x12/\n\x06status\x18\x01 \x01(\x0b\x32\x1f.podgate.cri.v1.ContainerStatus\x12?\n\x04info\x18\x02 \x03(\x0b\x32\x31.podgate.cri.v1.ContainerStatusResponse.InfoEntry\x1a+\n\tInfoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*k\n\x0e\x43ontainerState\x12\x15\n\x11\x43ONTAINER_CREATED\x10\x00\x12\x15\n\x11\x43ONTAINER_RUNNING\x10\x01\x12\x14\n\x10\x43ONTAINER_EXITED\x10\x02\x12\x15\n\x11\x43ONTAINER_UNKNOWN\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,8 +42,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTAINER_ANNOTATIONSENTRY']._serialized_options = b'8\001'
   _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._loaded_options = None
   _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_options = b'8\001'
-  _globals['_CONTAINERSTATE']._serialized_start=1881
-  _globals['_CONTAINERSTATE']._serialized_end=1988
+  _globals['_CONTAINERSTATE']._serialized_start=1911
+  _globals['_CONTAINERSTATE']._serialized_end=2018
   _globals['_VERSIONREQUEST']._serialized_start=43
   _globals['_VERSIONREQUEST']._serialized_end=76
   _globals['_VERSIONRESPONSE']._serialized_start=78
@@ -69,21 +69,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTAINERMETADATA']._serialized_start=968
   _globals['_CONTAINERMETADATA']._serialized_end=1018
   _globals['_IMAGESPEC']._serialized_start=1020
-  _globals['_IMAGESPEC']._serialized_end=1046
-  _globals['_CONTAINER']._serialized_start=1049
-  _globals['_CONTAINER']._serialized_end=1476
+  _globals['_IMAGESPEC']._serialized_end=1076
+  _globals['_CONTAINER']._serialized_start=1079
+  _globals['_CONTAINER']._serialized_end=1506
   _globals['_CONTAINER_LABELSENTRY']._serialized_start=564
   _globals['_CONTAINER_LABELSENTRY']._serialized_end=609
   _globals['_CONTAINER_ANNOTATIONSENTRY']._serialized_start=611
   _globals['_CONTAINER_ANNOTATIONSENTRY']._serialized_end=661
-  _globals['_LISTCONTAINERSRESPONSE']._serialized_start=1478
-  _globals['_LISTCONTAINERSRESPONSE']._serialized_end=1549
-  _globals['_CONTAINERSTATUSREQUEST']._serialized_start=1551
-  _globals['_CONTAINERSTATUSREQUEST']._serialized_end=1614
-  _globals['_CONTAINERSTATUS']._serialized_start=1616
-  _globals['_CONTAINERSTATUS']._serialized_end=1692
-  _globals['_CONTAINERSTATUSRESPONSE']._serialized_start=1695
-  _globals['_CONTAINERSTATUSRESPONSE']._serialized_end=1879
-  _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_start=1836
-  _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_end=1879
+  _globals['_LISTCONTAINERSRESPONSE']._serialized_start=1508
+  _globals['_LISTCONTAINERSRESPONSE']._serialized_end=1579
+  _globals['_CONTAINERSTATUSREQUEST']._serialized_start=1581
+  _globals['_CONTAINERSTATUSREQUEST']._serialized_end=1644
+  _globals['_CONTAINERSTATUS']._serialized_start=1646
+  _globals['_CONTAINERSTATUS']._serialized_end=1722
+  _globals['_CONTAINERSTATUSRESPONSE']._serialized_start=1725
+  _globals['_CONTAINERSTATUSRESPONSE']._serialized_end=1909
+  _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_start=1866
+  _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_end=1909
 # @@protoc_insertion_point(module_scope)

@@ -1,35 +1,93 @@
-PG_INLINE int pg_rules_lseek(const __u64 *args, int when)
+PG_INLINE struct pg_event *pg_record_7_0(struct pg_sys_enter *ctx, struct pg_call *call, __u32 flags, int when)
+{
+	struct pg_event *event = pg_event_of(call->context);
+	__u64 n = 0, size = 0;
+	long error = 0, before = 0;
+	int later = 0;
+	struct pg_string *sb = pg_string_of(call->context, PG_SLOT_BINARY);
+	struct pg_string *sp = pg_string_of(call->context, PG_SLOT_PARENT);
+
+	if (!(event && sb && sp))
+		return NULL;
+	pg_event_head(event, call->workload, when == PG_AT_ENTRY ? 0 : PG_EVENT_DEFERRED);
+	if (!pg_is_filled(call, PG_SLOT_BINARY))
+		pg_read_binary(sb);
+	pg_item_text(event, PG_ID_BINARY, sb, 0);
+	if (pg_is_filled(call, PG_SLOT_PARENT))
+		pg_item_text(event, PG_ID_PARENT, sp, 0);
+	if (flags & PG_HIT_KERNEL_STACK)
+		pg_item_stack(event, PG_ID_KERNEL_STACK, ctx, 0);
+	if (flags & PG_HIT_USER_STACK)
+		pg_item_stack(event, PG_ID_USER_STACK, ctx, BPF_F_USER_STACK);
+	if (call->values & 0x1ULL) {
+		pg_item_number(event, 16, (__s64)((__s64)(__s32)call->in[0]), 0);
+	}
+	if (call->values & 0x2ULL) {
+		pg_item_number(event, 17, (__s64)((__s64)call->in[1]), 0);
+	}
+	if (call->values & 0x4ULL) {
+		pg_item_number(event, 18, (__u64)((__u64)(__u32)call->in[2]), 0);
+	}
+	return event;
+}
+
+PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int when)
+{
+	struct pg_event *event = pg_event_of(call->context);
+	__u64 n = 0, size = 0;
+	long error = 0, before = 0;
+	int later = 0;
+	__u64 signals = 0;
+	__u32 flags;
+
+	if ((call->policies[0] & 0x1ULL)) {
+		if ((!((((__s64)((__s64)(__s32)call->in[0]) == 1LL) || ((__s64)((__s64)(__s32)call->in[0]) == 2LL)))) && ((((__s64)((__s64)call->in[1]) > (-9223372036854775807LL - 1)))) && ((({ int found = 0; switch ((__u64)((__u64)(__u32)call->in[2])) { case 0ULL: case 1ULL: case 2ULL: case 3ULL: case 4ULL: found = 1; } found; }))) && (!((((__s64)((__s64)(__s32)call->in[0]) >= -5LL && (__s64)((__s64)(__s32)call->in[0]) <= 5LL))))) {
+			pg_hit(call, 100, 0, 0, 0, PG_HIT_POST, 0x7ULL, 0x200ULL);
+		} else if (((((__u64)((__u64)(__u32)call->in[2]) & 0x6ULL) || ((__u64)((__u64)(__u32)call->in[2]) & 0x1ULL))) && ((((__s64)((__s64)call->in[1]) < 5LL))) && ((((__s64)((__s64)call->in[1]) >= -9LL && (__s64)((__s64)call->in[1]) <= 9LL) || ((__s64)((__s64)call->in[1]) >= 100LL && (__s64)((__s64)call->in[1]) <= 100LL)))) {
+			pg_hit(call, 100, 0, 1, 0, 0, 0x7ULL, 0x100ULL);
+		} else if ((((((__s64)((__u64)((__s64)((__s64)((__s64)(__s32)call->in[0]))) + (__u64)((__s64)((__s64)((__s64)call->in[1])))) > (7LL)) && (!(((__s64)(__s32)((__s64)((__s64)((__s64)call->in[1]))) == (3LL)))))))) {
+			pg_hit(call, 100, 0, 2, 0, PG_HIT_POST, 0x7ULL, 0x0ULL);
+		} else if ((!((({ int found = 0; switch ((__u64)((__u64)(__u32)call->in[2])) { case 0ULL: case 1ULL: case 2ULL: case 3ULL: case 4ULL: found = 1; } found; }))))) {
+			pg_hit(call, 100, 0, 3, 0, PG_HIT_POST, 0x7ULL, 0x0ULL);
+		}
+	}
+	flags = pg_settle(call, 1, &signals);
+	pg_send_if(call, signals, 9);
+	pg_send_if(call, signals, 10);
+	if (!(flags & PG_HIT_POST))
+		return 0;
+	event = pg_record_7_0(ctx, call, flags, when);
+	if (!event)
+		return 0;
+	pg_send_hits(call, event, 1);
+	return 0;
+}
+
+int pg_enter_7_0(struct pg_sys_enter *ctx)
 {
 	__u64 p[PG_POLICY_WORDS] = {};
 	struct pg_call *call;
 	__u32 workload = 0;
-	long error, refused;
 
 	if (!pg_select(p, &workload, 0x1, 0))
 		return 0;
 	if (!((p[0] & 0x1ULL)))
 		return 0;
-	call = pg_call(args);
-	if (!(call))
+	call = pg_begin();
+	if (!call)
 		return 0;
-	if (p[0] & 0x1ULL) {
-		if ((!((pg_arg_s32(call, 0) == 1LL) || (pg_arg_s32(call, 0) == 2LL))) && ((pg_arg_s64(call, 1) > (-9223372036854775807LL - 1)))) {
-			pg_want_signals(call, 0x200ULL);
-			pg_hit(call, 100, 0, 0);
-		} else if (((pg_arg_u32(call, 2) & 6ULL) || (pg_arg_u32(call, 2) & 1ULL)) && ((pg_arg_s64(call, 1) < 5LL))) {
-			pg_want_signals(call, 0x100ULL);
-		} else if (1) {
-			pg_hit(call, 100, 0, 2);
-		}
+	call->workload = workload;
+	call->policies[0] = p[0];
+	call->in[0] = ctx->args[0];
+	call->in[1] = ctx->args[1];
+	call->in[2] = ctx->args[2];
+	call->in[3] = ctx->args[3];
+	call->in[4] = ctx->args[4];
+	call->in[5] = ctx->args[5];
+	if (pg_rules_7_0(ctx, call, PG_AT_ENTRY)) {
+		pg_release(call);
+		return 0;
 	}
-	refused = pg_send_signals(call);
-	if (!call->hits)
-		return 0;
-	pg_report(call, workload, when != PG_AT_ENTRY ? PG_EVENT_DEFERRED : 0, 1, refused);
+	pg_release(call);
 	return 0;
-}
-
-int pg_enter_lseek(struct pg_sys_enter *ctx)
-{
-	return pg_rules_lseek(ctx->args, PG_AT_ENTRY);
 }

@@ -1,42 +1,92 @@
-PG_INLINE int pg_rules_lseek(const __u64 *args, int when)
+PG_INLINE struct pg_event *pg_record_7_0(struct pg_sys_enter *ctx, struct pg_call *call, __u32 flags, int when)
+{
+	struct pg_event *event = pg_event_of(call->context);
+	__u64 n = 0, size = 0;
+	long error = 0, before = 0;
+	int later = 0;
+	struct pg_string *sb = pg_string_of(call->context, PG_SLOT_BINARY);
+	struct pg_string *sp = pg_string_of(call->context, PG_SLOT_PARENT);
+
+	if (!(event && sb && sp))
+		return NULL;
+	pg_event_head(event, call->workload, when == PG_AT_ENTRY ? 0 : PG_EVENT_DEFERRED);
+	if (!pg_is_filled(call, PG_SLOT_BINARY))
+		pg_read_binary(sb);
+	pg_item_text(event, PG_ID_BINARY, sb, 0);
+	if (pg_is_filled(call, PG_SLOT_PARENT))
+		pg_item_text(event, PG_ID_PARENT, sp, 0);
+	if (flags & PG_HIT_KERNEL_STACK)
+		pg_item_stack(event, PG_ID_KERNEL_STACK, ctx, 0);
+	if (flags & PG_HIT_USER_STACK)
+		pg_item_stack(event, PG_ID_USER_STACK, ctx, BPF_F_USER_STACK);
+	if (call->values & 0x1ULL) {
+		pg_item_number(event, 16, (__s64)((__s64)(__s32)call->in[0]), 0);
+	}
+	return event;
+}
+
+PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int when)
+{
+	struct pg_event *event = pg_event_of(call->context);
+	__u64 n = 0, size = 0;
+	long error = 0, before = 0;
+	int later = 0;
+	__u64 signals = 0;
+	__u32 flags;
+
+	if ((call->policies[0] & 0x1ULL)) {
+		if (((((__s64)((__s64)(__s32)call->in[0]) == -1LL)))) {
+			pg_hit(call, 100, 0, 0, 0, PG_HIT_POST, 0x1ULL, 0x100ULL);
+		}
+	}
+	if ((call->policies[1] & 0x1ULL)) {
+		if (((((__s64)((__s64)(__s32)call->in[0]) == 7LL)))) {
+			pg_hit(call, 101, 0, 0, 64, PG_HIT_POST, 0x1ULL, 0x100ULL);
+		}
+	}
+	if ((call->policies[15] & 0x8000000000000000ULL)) {
+		if (((((__s64)((__s64)(__s32)call->in[0]) == -1LL)))) {
+			pg_hit(call, 102, 0, 0, 1023, PG_HIT_POST, 0x1ULL, 0x0ULL);
+		}
+	}
+	flags = pg_settle(call, 3, &signals);
+	pg_send_if(call, signals, 9);
+	if (!(flags & PG_HIT_POST))
+		return 0;
+	event = pg_record_7_0(ctx, call, flags, when);
+	if (!event)
+		return 0;
+	pg_send_hits(call, event, 3);
+	return 0;
+}
+
+int pg_enter_7_0(struct pg_sys_enter *ctx)
 {
 	__u64 p[PG_POLICY_WORDS] = {};
 	struct pg_call *call;
 	__u32 workload = 0;
-	long error, refused;
 
 	if (!pg_select(p, &workload, 0x8003, 0))
 		return 0;
 	if (!((p[0] & 0x1ULL) || (p[1] & 0x1ULL) || (p[15] & 0x8000000000000000ULL)))
 		return 0;
-	call = pg_call(args);
-	if (!(call))
+	call = pg_begin();
+	if (!call)
 		return 0;
-	if (p[0] & 0x1ULL) {
-		if (((pg_arg_s32(call, 0) == -1LL))) {
-			pg_want_signals(call, 0x100ULL);
-			pg_hit(call, 100, 0, 0);
-		}
-	}
-	if (p[1] & 0x1ULL) {
-		if (((pg_arg_s32(call, 0) == 7LL))) {
-			pg_want_signals(call, 0x100ULL);
-			pg_hit(call, 101, 0, 0);
-		}
-	}
-	if (p[15] & 0x8000000000000000ULL) {
-		if (((pg_arg_s32(call, 0) == -1LL))) {
-			pg_hit(call, 102, 0, 0);
-		}
-	}
-	refused = pg_send_signals(call);
-	if (!call->hits)
+	call->workload = workload;
+	call->policies[0] = p[0];
+	call->policies[1] = p[1];
+	call->policies[15] = p[15];
+	call->in[0] = ctx->args[0];
+	call->in[1] = ctx->args[1];
+	call->in[2] = ctx->args[2];
+	call->in[3] = ctx->args[3];
+	call->in[4] = ctx->args[4];
+	call->in[5] = ctx->args[5];
+	if (pg_rules_7_0(ctx, call, PG_AT_ENTRY)) {
+		pg_release(call);
 		return 0;
-	pg_report(call, workload, when != PG_AT_ENTRY ? PG_EVENT_DEFERRED : 0, 3, refused);
+	}
+	pg_release(call);
 	return 0;
-}
-
-int pg_enter_lseek(struct pg_sys_enter *ctx)
-{
-	return pg_rules_lseek(ctx->args, PG_AT_ENTRY);
 }

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""podgate policy: writing policies, and those of this node.
+
+Exit status: 0 done; 1 refused, not found, or something is wrong with a policy; 2 usage; 3 no agent answers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+
+from agent.api import control_pb2
+from agent.cli.authoring import check, explain, show
+from agent.cli.client import ControlClient
+from agent.cli.output import EXIT_REFUSED, as_fields, ask, json_option, print_json, print_table, read_file, shown
+from agent.cli.schema import schema
+from agent.policy.model import PolicyMode
+
+HEADER = (
+    "ID", "NAME", "NAMESPACE", "KIND", "STATE", "MODE", "CONTAINERS", "HOOKS", "POST", "ENFORCED", "MONITORED", "ERROR",
+)  # fmt: skip
+SELECTOR_HEADER = ("POLICY", "HOOK", "SELECTOR", "LABEL", "AT", "DID")
+ENFORCING = ("sigkill", "signal", "override", "notify_enforcer", "set")
+MAX_HOOKS = 3  # in a cell of the table
+
+mode_choice = click.Choice([mode.value for mode in PolicyMode])
+namespace_option = click.option(
+    "-n", "--namespace", default="", help="Of a TracingPolicyNamespaced; NAME can also be NAMESPACE/NAME."
+)
+
+
+@click.group()
+def policy() -> None:
+    """Write, check, add, switch, delete and list policies."""
+
+
+for command in (check, explain, show, schema):
+    policy.add_command(command)
+
+
+@policy.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--mode", type=mode_choice, help="Instead of the mode that the policies say.")
+@json_option
+@click.pass_obj
+def add(run_dir: Path, files: Sequence[str], mode: str | None, output: str) -> None:
+    """Put policies in force. All of a file or none; one of the same name is replaced. FILE - is standard input.
+
+    In mode monitor actions that enforce are left out and counted.
+    """
+    client = ControlClient(run_dir)
+    statuses: list[control_pb2.PolicyStatus] = []
+    for file in files:
+        statuses += ask(partial(client.add, shown(file), read_file(file), mode or "")).policies
+    if output == "json":
+        print_json(list(map(as_fields, statuses)))
+        return
+    for status in statuses:
+        state = f"{status.state} in monitor mode" if status.mode == PolicyMode.MONITOR.value else status.state
+        done = f"{status.change}, {state} after {status.milliseconds} ms"
+        click.echo(f"{_key(status)}: {done}, selects {status.containers} containers")
+    _print_notes(statuses)
+
+
+@policy.command("set-mode")
+@click.argument("name")
+@click.argument("mode", type=mode_choice)
+@namespace_option
+@json_option
+@click.pass_obj
+def set_mode(run_dir: Path, name: str, mode: str, namespace: str, output: str) -> None:
+    """Switch a policy of this node to enforce or monitor, until it is added again.
+
+    It is one write: a call sees the one mode or the other.
+    """
+    name, namespace = _split(name, namespace)
+    status = ask(lambda: ControlClient(run_dir).set_mode(name, namespace, mode)).policy
+    if output == "json":
+        print_json([as_fields(status)])
+    else:
+        click.echo(f"{_key(status)}: {status.mode} after {status.milliseconds} ms")
+
+
+@policy.command()
+@click.argument("name")
+@namespace_option
+@json_option
+@click.pass_obj
+def delete(run_dir: Path, name: str, namespace: str, output: str) -> None:
+    """End a policy."""
+    name, namespace = _split(name, namespace)
+    status = ask(lambda: ControlClient(run_dir).delete(name, namespace)).policy
+    if output == "json":
+        print_json([as_fields(status)])
+    else:
+        click.echo(f"{_key(status)}: deleted after {status.milliseconds} ms")
+
+
+@policy.command("list")
+@click.option("--selectors", is_flag=True, help="What each selector did, as a second table; JSON has it anyway.")
+@json_option
+@click.pass_obj
+def list_(run_dir: Path, selectors: bool, output: str) -> None:
+    """The policies of this node. Exit status 1 when one of them is not in force.
+
+    POST counts events, ENFORCED what was done to processes, MONITORED what monitor mode left out.
+    """
+    statuses = ask(ControlClient(run_dir).list).policies
+    if output == "json":
+        print_json(list(map(as_fields, statuses)))
+    else:
+        print_table(map(_row, statuses), HEADER)
+        if selectors:
+            click.echo()
+            print_table((row for status in statuses for row in _selector_rows(status)), SELECTOR_HEADER)
+        _print_notes(statuses)
+    if any(status.state != "enabled" for status in statuses):
+        sys.exit(EXIT_REFUSED)
+
+
+def _row(status: control_pb2.PolicyStatus) -> tuple[object, ...]:
+    actions = status.actions
+    return (
+        status.id or "-",
+        status.name,
+        status.namespace,
+        status.kind,
+        status.state,
+        status.mode,
+        status.containers,
+        _few(status.hooks),
+        actions.get("post", 0),
+        _sum(actions, ENFORCING),
+        _sum(actions, [f"monitor_{name}" for name in ENFORCING]),
+        status.error,
+    )
+
+
+def _few(hooks: Sequence[str]) -> str:
+    more = len(hooks) - MAX_HOOKS
+    return ",".join(hooks[:MAX_HOOKS]) + (f",+{more}" if more > 0 else "")
+
+
+def _sum(actions: Mapping[str, int], names: Iterable[str]) -> int:
+    return sum(actions.get(name, 0) for name in names)
+
+
+def _selector_rows(status: control_pb2.PolicyStatus) -> Iterable[tuple[object, ...]]:
+    """One for each selector that did anything."""
+    for each in status.selectors:
+        did = " ".join(f"{name}={number}" for name, number in sorted(each.actions.items()) if number)
+        at = "return" if each.at_return else "entry"
+        yield (_key(status), each.function, each.selector, each.label or "-", at, did)
+
+
+def _print_notes(statuses: Iterable[control_pb2.PolicyStatus]) -> None:
+    """What is not enforced although the policies are, once each."""
+    for note in sorted({note for status in statuses for note in status.notes}):
+        click.echo(f"note: {note}", err=True)
+
+
+def _split(name: str, namespace: str) -> tuple[str, str]:
+    """Name and namespace of `NAME` or `NAMESPACE/NAME`."""
+    if namespace or "/" not in name:
+        return name, namespace
+    namespace, _, name = name.partition("/")
+    return name, namespace
+
+
+def _key(status: control_pb2.PolicyStatus) -> str:
+    return f"{status.namespace}/{status.name}" if status.namespace else status.name

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that `resolve` asks about this node: its kernel, and the files that probes stand in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.kernel.facts import RunningKernel
+from agent.kernel.user_files import UserFiles
+
+
+class NodeFacts(RunningKernel, UserFiles):
+    """Implements `agent.policy.user_facts.HookFacts`. A context: at its end all that was read is given up."""
+
+    def __init__(self, tracefs: Path) -> None:
+        """`tracefs`: where it is mounted."""
+        RunningKernel.__init__(self, tracefs)
+        UserFiles.__init__(self)
+
+    def release(self) -> None:
+        """Give up what was read. It is read again when it is asked for."""
+        RunningKernel.release(self)
+        UserFiles.release(self)

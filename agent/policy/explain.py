@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A policy in words: whom it applies to, what it hooks and does there, what that costs, and what it does not do.
+
+All of it is in the model; what depends on a node is there when the node was asked (`NodeView`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from agent.policy.access import PointHook
+from agent.policy.errors import PolicyError, PolicyErrors, Problems, quote
+from agent.policy.explain_cost import Cost, estimate_cost
+from agent.policy.explain_selectors import conditions, describe_actions, return_conditions
+from agent.policy.explain_traps import Trap, find_traps
+from agent.policy.explain_values import describe_values
+from agent.policy.explain_words import either
+from agent.policy.explain_workloads import applies_to
+from agent.policy.model import Hook, HookKind, Policy, PolicyMode, Selector, UprobeTarget
+from agent.policy.plan import PointPlan, str_point
+from agent.policy.resolve_actions import check_actions
+from agent.policy.syscalls import kernel_name
+
+_FUNCTION = "the kernel function {name}, which this version does not hook"
+_THROUGH = {
+    HookKind.TRACEPOINT: "the tracepoint {name}",
+    HookKind.RAW_TRACEPOINT: "the raw tracepoint {name}",
+    HookKind.KPROBE: _FUNCTION,
+    HookKind.FENTRY: _FUNCTION,
+    HookKind.LSM: "the LSM hook {name}, which this version does not hook",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """What a node makes of a policy. hooks: for each of the policy's, in order, its places. plans: of all hook points,
+    of the policy alone; none when there are errors, for the node refuses the policy then.
+    """
+
+    hooks: tuple[tuple[PointHook, ...], ...]
+    plans: tuple[PointPlan, ...]
+    errors: tuple[PolicyError, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SelectorText:
+    """number: in the hook's selectors. when: its conditions. then: what a match does, one entry each."""
+
+    number: int
+    label: str
+    when: str
+    then: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HookText:
+    """One hook. through: what its programs are attached to. places: where on this node, when it was asked. at_return:
+    the second list, asked at the return; when there is one and none of it holds, there is no event.
+    """
+
+    section: str
+    kind: str
+    call: str
+    through: tuple[str, ...]
+    places: tuple[str, ...]
+    message: str
+    values: tuple[str, ...]
+    selectors: tuple[SelectorText, ...]
+    returns: bool
+    at_return: tuple[SelectorText, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """asked: whether the node was. refusals: why it refuses the policy; when it was not asked, why every node does."""
+
+    policy: str
+    kind: str
+    source: str
+    mode: str
+    applies_to: str
+    enforcers: tuple[str, ...]
+    hooks: tuple[HookText, ...]
+    cost: Cost
+    asked: bool
+    refusals: tuple[PolicyError, ...]
+    traps: tuple[Trap, ...]
+
+
+def explain_policy(policy: Policy, node: NodeView | None = None) -> Explanation:
+    """Without a node what the policy says by itself."""
+    places = node.hooks if node else ((),) * len(policy.hooks)
+    return Explanation(
+        str(policy.key),
+        policy.kind.value,
+        str(policy.source),
+        _mode(policy),
+        applies_to(policy),
+        policy.enforcers,
+        tuple(_hook(hook, found, policy) for hook, found in zip(policy.hooks, places, strict=True)),
+        estimate_cost(policy, node.plans if node else ()),
+        node is not None,
+        node.errors if node else refused_anywhere(policy),
+        find_traps(policy),
+    )
+
+
+def refused_anywhere(policy: Policy) -> tuple[PolicyError, ...]:
+    """What of a policy this version does on no node."""
+    problems = Problems()
+    try:
+        for hook in policy.hooks:
+            check_actions(hook, problems)
+        problems.check()
+    except PolicyErrors as error:
+        return error.errors
+    return ()
+
+
+def _mode(policy: Policy) -> str:
+    if not policy.enforces:
+        return f"{policy.mode.value}: it has no action that enforces, and only observes"
+    if policy.mode is PolicyMode.MONITOR:
+        return "monitor: actions that enforce are counted and left out"
+    return "enforce: actions that enforce are carried out"
+
+
+def _hook(declared: Hook, found: Sequence[PointHook], policy: Policy) -> HookText:
+    first = found[0] if found else None
+    hook = first.hook if first else declared
+    return HookText(
+        hook.section,
+        hook.kind.value,
+        hook.call,
+        tuple(_through(hook)),
+        tuple(str_point(each.point) for each in found),
+        hook.message,
+        describe_values(hook, first),
+        tuple(_entry(number, each, hook, policy) for number, each in enumerate(hook.selectors)),
+        hook.returns,
+        tuple(_return(number, each, hook) for number, each in hook.return_selectors),
+    )
+
+
+def _entry(number: int, selector: Selector, hook: Hook, policy: Policy) -> SelectorText:
+    then = describe_actions(selector.actions, hook)
+    return SelectorText(number, selector.label, conditions(selector, hook, policy), then)
+
+
+def _return(number: int, selector: Selector, hook: Hook) -> SelectorText:
+    then = describe_actions(selector.return_actions, hook, at_return=True)
+    return SelectorText(number, selector.label, return_conditions(selector, hook), then)
+
+
+def _through(hook: Hook) -> Iterator[str]:
+    if hook.target is not None:
+        yield _of_file(hook, hook.target)
+    elif hook.call_pattern:
+        yield _FUNCTION.format(name=f"that matches {quote(hook.call_pattern)}")
+    elif hook.kind is HookKind.SYSCALL:
+        yield from (_of_call(name, hook.returns) for name in hook.calls)
+    else:
+        yield from (_THROUGH[hook.kind].format(name=name) for name in hook.calls)
+
+
+def _of_call(name: str, returns: bool) -> str:
+    event = kernel_name(name)
+    at_exit = f" and syscalls/sys_exit_{event}" if returns else ""
+    return f"the system call {name}, at syscalls/sys_enter_{event}{at_exit}"
+
+
+def _of_file(hook: Hook, target: UprobeTarget) -> str:
+    path = quote(target.path)
+    if hook.kind is HookKind.USDT:
+        return f"a uprobe at each location of the USDT probe {hook.calls[0]} of {path}"
+    places = [
+        *target.symbols,
+        *(f"offset {n:#x}" for n in target.offsets),
+        *(f"address {n:#x}" for n in target.addresses),
+    ]
+    kind = "a uprobe and a uretprobe" if hook.returns else "a uprobe"
+    return f"{kind} at {either(places, 'and')} of {path}"

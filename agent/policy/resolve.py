@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a policy says to where and how it is done on this node: hooks to hook points, arguments to reads.
+
+Everything that depends on the node is decided here, once, before anything is compiled. A policy that this node cannot
+carry out whole is refused, with every reason and its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agent.policy.access import PointHook
+from agent.policy.errors import Problems
+from agent.policy.facts import FactsError
+from agent.policy.model import Hook, HookKind, Policy
+from agent.policy.resolve_actions import check_actions, check_enforcers, check_nodes
+from agent.policy.resolve_filters import decide_filters
+from agent.policy.resolve_syscall import resolve_syscalls
+from agent.policy.resolve_tracepoint import resolve_raw_tracepoint, resolve_tracepoint
+from agent.policy.resolve_user import resolve_user_hook
+from agent.policy.user_facts import HookFacts
+
+
+def resolve_policy(policy: Policy, facts: HookFacts) -> tuple[PointHook, ...]:
+    """All hooks of a policy, numbered through in order. Raises PolicyErrors with every fault."""
+    problems = Problems()
+    found: list[PointHook] = []
+    for hook in policy.hooks:
+        found += resolve_hook(hook, len(found), facts, problems)
+    check_nodes(policy, problems)
+    try:
+        check_enforcers(policy, facts, problems)
+    except FactsError as error:
+        problems.report(policy.source, error.what, error.advice)
+    problems.check()
+    return tuple(found)
+
+
+def resolve_hook(hook: Hook, number: int, facts: HookFacts, problems: Problems) -> tuple[PointHook, ...]:
+    """One hook's, numbered from `number` on. Faults are reported; what has any is not to be used."""
+    check_actions(hook, problems)
+    try:
+        found = _RESOLVERS[hook.kind](hook, number, facts, problems)
+        return tuple(decide_filters(each, problems) for each in found)
+    except FactsError as error:
+        problems.report(hook.source, error.what, error.advice)
+        return ()
+
+
+def _resolve_nothing(_hook: Hook, _number: int, _facts: HookFacts, _problems: Problems) -> tuple[PointHook, ...]:
+    """Hooks that `check_actions` refuses."""
+    return ()
+
+
+_RESOLVERS: dict[HookKind, Callable[[Hook, int, HookFacts, Problems], tuple[PointHook, ...]]] = {
+    HookKind.SYSCALL: resolve_syscalls,
+    HookKind.TRACEPOINT: resolve_tracepoint,
+    HookKind.RAW_TRACEPOINT: resolve_raw_tracepoint,
+    HookKind.UPROBE: resolve_user_hook,
+    HookKind.USDT: resolve_user_hook,
+    HookKind.KPROBE: _resolve_nothing,
+    HookKind.FENTRY: _resolve_nothing,
+    HookKind.LSM: _resolve_nothing,
+}

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Actions and options that this node's hooks cannot carry out: refused, since half an action enforces nothing."""
+
+from __future__ import annotations
+
+from agent.policy.errors import Problems, quote
+from agent.policy.facts import Facts
+from agent.policy.model import Action, ActionKind, ArgType, Hook, HookKind, Policy
+
+_FUNCTIONS = frozenset({HookKind.KPROBE, HookKind.FENTRY, HookKind.LSM})
+_NO_ERROR = "a tracepoint cannot keep a call from happening, and this version attaches system calls to tracepoints"
+_KILL = "use Sigkill: the process runs no further instruction after the call"
+_SOCKETS = frozenset({ActionKind.TRACK_SOCK, ActionKind.UNTRACK_SOCK})
+
+
+def check_actions(hook: Hook, problems: Problems) -> None:
+    """Reports what a hook asks for and no node does."""
+    if hook.kind in _FUNCTIONS:
+        what = f"kernel function hooks are not attached by this version, {hook.kind.value} {quote(hook.call)}"
+        problems.report(hook.source, what, "hook a system call or a tracepoint")
+        return
+    for selector in hook.selectors:
+        for action in (*selector.actions, *selector.return_actions):
+            _check(hook, action, problems)
+    for arg in (*hook.args, *hook.data):
+        if arg.max_data and arg.type is ArgType.CHAR_BUF:
+            advice = "leave maxData out: 4,096 bytes are kept, and the event says when that is not all"
+            problems.report(arg.source or hook.source, "maxData is not supported by this version", advice)
+
+
+def _check(hook: Hook, action: Action, problems: Problems) -> None:
+    source = action.source or hook.source
+    if action.kind is ActionKind.OVERRIDE and hook.kind is HookKind.SYSCALL:
+        problems.report(source, f"Override is not possible here: {_NO_ERROR}", _KILL)
+    if action.kind is ActionKind.NOTIFY_ENFORCER and action.error:
+        problems.report(source, f"NotifyEnforcer with argError is not possible here: {_NO_ERROR}", "use argSig alone")
+    if action.kind in _SOCKETS:
+        what = f"{action.kind.value} is not supported by this version"
+        problems.report(source, what, "leave it out: events name the process that runs")
+
+
+def check_nodes(policy: Policy, problems: Problems) -> None:
+    """Reports a selection of nodes: nobody tells this agent its node's labels, and in force everywhere is not what was
+    meant.
+    """
+    if policy.nodes is not None and policy.nodes.requirements:
+        advice = "leave it out, and add the policy on the nodes that are meant"
+        problems.report(policy.source, "nodeSelector is not supported by this version", advice)
+
+
+def check_enforcers(policy: Policy, facts: Facts, problems: Problems) -> None:
+    """What NotifyEnforcer acts on must be watched: a name that is not would never be enforced."""
+    for name in policy.enforcers:
+        if facts.syscall(name) is None:
+            what = f"the enforcer's call {quote(name)} is no system call of this kernel"
+            problems.report(policy.source, what, "name system calls only")

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a hook point is attached through, and the dispatcher's instructions."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from agent.kernel import attach, bpf
+from agent.kernel.attach import PROGRAM_TYPES, SLOT_MAPS, Attacher, Attachment, Place, dispatcher, pin_name, through
+from agent.kernel.errors import KernelError
+from agent.kernel.layout import MAX_PROGRAM_SLOTS, map_specs
+from agent.policy.access import HookPoint, PointKind
+from agent.policy.codegen import Side
+
+SYSCALL = HookPoint(PointKind.SYSCALL, "newfstatat")
+UPROBE = HookPoint(PointKind.UPROBE, "/usr/lib/libc.so.6", 0x1234)
+USDT = HookPoint(PointKind.USDT, "/usr/lib/libc.so.6", 0x1234, 0x500)
+
+
+def test_a_dispatcher_is_a_tail_call_and_a_return() -> None:
+    """Instruction by instruction: linux/bpf.h, struct bpf_insn."""
+    assert dispatcher(0x11223344, 1023) == bytes.fromhex(
+        "18 12 0000 44332211"  # lddw r2, map fd (BPF_PSEUDO_MAP_FD)
+        "00 00 0000 00000000"
+        "b7 03 0000 ff030000"  # mov r3, slot
+        "85 00 0000 0c000000"  # call bpf_tail_call
+        "b7 00 0000 00000000"  # mov r0, 0
+        "95 00 0000 00000000"  # exit
+    )
+
+
+def test_every_kind_has_an_array_of_slots() -> None:
+    specs = {spec.name: (spec.kind, spec.entries) for spec in map_specs(4096, 64)}
+    arrays = {SLOT_MAPS[PROGRAM_TYPES[kind]] for kind in PointKind}
+    assert {specs[name] for name in arrays} == {(bpf.MapType.PROG_ARRAY, MAX_PROGRAM_SLOTS)}
+    assert len(arrays) == len(SLOT_MAPS)
+
+
+@pytest.mark.parametrize(
+    ("point", "side", "words"),
+    [
+        (SYSCALL, Side.ENTER, "tracepoint syscalls/sys_enter_newfstatat"),
+        (SYSCALL, Side.EXIT, "tracepoint syscalls/sys_exit_newfstatat"),
+        (HookPoint(PointKind.TRACEPOINT, "sched/sched_switch"), Side.ENTER, "tracepoint sched/sched_switch"),
+        (HookPoint(PointKind.RAW_TRACEPOINT, "sched_switch"), Side.ENTER, "raw tracepoint sched_switch"),
+        (UPROBE, Side.ENTER, "uprobe /usr/lib/libc.so.6+0x1234"),
+        (UPROBE, Side.EXIT, "uretprobe /usr/lib/libc.so.6+0x1234"),
+        (USDT, Side.ENTER, "uprobe /usr/lib/libc.so.6+0x1234, reference counter 0x500"),
+    ],
+)
+def test_what_it_is_attached_through_is_told_in_the_kernels_words(point: HookPoint, side: Side, words: str) -> None:
+    assert through(point, side) == words
+
+
+def test_names_of_pins_are_names_in_bpffs() -> None:
+    assert pin_name(UPROBE, Side.EXIT, 7) == "7_uprobe_libc_so_6_exit"
+    assert pin_name(SYSCALL, Side.ENTER, 8) == "8_syscall_newfstatat_enter"
+    long = HookPoint(PointKind.UPROBE, "/bin/" + "ä x" * 300, 1)
+    assert len(pin_name(long, Side.ENTER, 1 << 40)) < 100
+    assert all(each.isascii() and (each.isalnum() or each == "_") for each in pin_name(long, Side.ENTER, 9))
+
+
+class _Kernel:
+    """Programs and events that are opened, and one call that fails."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails = fails
+        self.events: list[tuple[int, int, str, int]] = []
+        self.open = 0
+
+    def _fd(self, what: str) -> bpf.Fd:
+        if what == self.fails:
+            raise KernelError(what, errno.EINVAL)
+        self.open += 1
+        kernel = self
+
+        class _Fd(bpf.Fd):
+            def __init__(self) -> None:
+                super().__init__(-1)
+                self.closed = False
+
+            def fileno(self) -> int:
+                return 3
+
+            def close(self) -> None:
+                kernel.open -= not getattr(self, "closed", True)
+                self.closed = True
+
+        return _Fd()
+
+    def load_program(self, *_arguments: object) -> bpf.Fd:
+        return self._fd("load")
+
+    def open_uprobe_event(self, pmu: int, config: int, path: str, offset: int) -> bpf.Fd:
+        self.events.append((pmu, config, path, offset))
+        return self._fd("event")
+
+    def link_perf_event(self, _program: int, _event: bpf.Fd) -> bpf.Fd:
+        return self._fd("link")
+
+    def pin(self, _fd: int, path: str) -> None:
+        Path(path).touch()
+        self._fd("pin").close()
+
+    def program_info(self, _fd: int) -> bpf.ProgramInfo:
+        self._fd("info").close()
+        return bpf.ProgramInfo(42, 6, 9)
+
+
+@pytest.fixture
+def devices(tmp_path: Path) -> Path:
+    folder = tmp_path / "devices/uprobe/format"
+    folder.mkdir(parents=True)
+    (folder / "ref_ctr_offset").write_text("config:32-63\n")
+    (folder / "retprobe").write_text("config:0\n")
+    (folder.parent / "type").write_text("8\n")
+    return folder.parents[1]
+
+
+def _attach(
+    monkeypatch: pytest.MonkeyPatch, devices: Path, kernel: _Kernel, point: HookPoint, side: Side
+) -> Attachment:
+    for name in ("load_program", "open_uprobe_event", "link_perf_event", "pin", "program_info"):
+        monkeypatch.setattr(bpf, name, getattr(kernel, name))
+    return Attacher(devices, devices).attach(point, side, Place(5, 6, devices / "pin"))
+
+
+@pytest.mark.parametrize(
+    ("point", "side", "config"),
+    [
+        (UPROBE, Side.ENTER, 0),
+        (UPROBE, Side.EXIT, 1),
+        (USDT, Side.ENTER, 0x500 << 32),
+        (USDT, Side.EXIT, 0x500 << 32 | 1),
+    ],
+)
+def test_a_probe_is_an_event_with_its_counter_and_side_in_the_config(
+    monkeypatch: pytest.MonkeyPatch, devices: Path, point: HookPoint, side: Side, config: int
+) -> None:
+    kernel = _Kernel()
+    attachment = _attach(monkeypatch, devices, kernel, point, side)
+    assert kernel.events == [(8, config, "/usr/lib/libc.so.6", 0x1234)]
+    assert (attachment.program, kernel.open, (devices / "pin").exists()) == (42, 1, True)
+    attachment.detach()
+    assert (kernel.open, (devices / "pin").exists()) == (0, False)
+
+
+def test_places_of_the_fields_are_those_of_the_format_files(monkeypatch: pytest.MonkeyPatch, devices: Path) -> None:
+    (devices / "uprobe/format/ref_ctr_offset").write_text("config:16-47\n")
+    (devices / "uprobe/format/retprobe").write_text("config:3\n")
+    kernel = _Kernel()
+    _attach(monkeypatch, devices, kernel, USDT, Side.EXIT)
+    assert kernel.events[0][1] == 0x500 << 16 | 8
+
+
+@pytest.mark.parametrize("fails", ["load", "event", "link", "pin", "info"])
+def test_what_fails_leaves_nothing_attached(monkeypatch: pytest.MonkeyPatch, devices: Path, fails: str) -> None:
+    kernel = _Kernel(fails)
+    with pytest.raises(KernelError, match="EINVAL"):
+        _attach(monkeypatch, devices, kernel, UPROBE, Side.ENTER)
+    assert (kernel.open, (devices / "pin").exists()) == (0, False)
+
+
+def test_refused_probe_is_named_with_advice(monkeypatch: pytest.MonkeyPatch, devices: Path) -> None:
+    with pytest.raises(KernelError, match=r"uprobe /usr/lib/libc.so.6\+0x1234: EINVAL .*regular file with code"):
+        _attach(monkeypatch, devices, _Kernel("event"), UPROBE, Side.ENTER)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("type", None, "no uprobe device; the kernel needs CONFIG_UPROBE_EVENTS=y"),
+        ("format/ref_ctr_offset", None, "this kernel's uprobes have no ref_ctr_offset"),
+        ("format/ref_ctr_offset", "config1:0", "this kernel's uprobes have no ref_ctr_offset"),
+    ],
+)
+def test_kernel_without_a_part_of_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, devices: Path, file: str, text: str | None, words: str
+) -> None:
+    path = devices / "uprobe" / file
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(KernelError, match=words):
+        _attach(monkeypatch, devices, _Kernel(), USDT, Side.ENTER)
+
+
+def test_counter_beyond_the_config_is_refused(monkeypatch: pytest.MonkeyPatch, devices: Path) -> None:
+    point = HookPoint(PointKind.USDT, "/x", 1, attach.MAX_REF_COUNTER + 1)
+    with pytest.raises(KernelError, match=r"its reference counter.*up to 0xffffffff"):
+        _attach(monkeypatch, devices, _Kernel(), point, Side.ENTER)
+
+
+def test_path_with_a_nul_is_refused() -> None:
+    with pytest.raises(KernelError, match="a path has no NUL"):
+        bpf.open_uprobe_event(8, 0, "/bin/sh\0x", 0)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""podgate policy add, set-mode, delete and list: what the agent is asked, and how its answers are shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.api import control_pb2
+from nri_plugin.ttrpc import Code
+from tests.support.stage import Stage, policy_status, refuse
+
+_GOOD = """apiVersion: cilium.io/v1alpha1
+kind: TracingPolicyNamespaced
+metadata: {name: guard, namespace: shop}
+spec: {kprobes: [{call: sys_lseek}, {call: sys_access}]}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    """A policy."""
+    path = tmp_path / "good.yaml"
+    path.write_text(_GOOD)
+    return str(path)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    yield made
+    made.close()
+
+
+def test_an_added_policy_is_told_with_its_notes_beside(stage: Stage, file: str) -> None:
+    status = policy_status(change="added", milliseconds=340, notes=["32-bit calls are not covered"])
+    stage.serve("AddPolicies", lambda: control_pb2.AddPoliciesResponse(policies=[status, status]))
+    result = stage.run("policy", "add", file)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == ["shop/guard: added, enabled after 340 ms, selects 2 containers"] * 2
+    assert result.stderr == "note: 32-bit calls are not covered\n"
+    request = control_pb2.AddPoliciesRequest.FromString(stage.control.calls[0][1])
+    assert (request.file, request.text.decode()) == (file, _GOOD)
+
+
+def test_a_refused_policy_is_told_as_the_agent_says_it(stage: Stage) -> None:
+    stage.serve("AddPolicies", refuse(Code.INVALID_ARGUMENT, "<stdin>:1:1: wrong, write it right"))
+    result = stage.run("policy", "add", "-", text="x")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "<stdin>:1:1: wrong, write it right\n")
+
+
+@pytest.mark.parametrize("args", [("shop/guard",), ("guard", "-n", "shop")])
+def test_a_policy_is_deleted_by_both_spellings(stage: Stage, args: tuple[str, ...]) -> None:
+    stage.serve(
+        "DeletePolicy", lambda: control_pb2.DeletePolicyResponse(policy=policy_status(state="deleted", milliseconds=5))
+    )
+    result = stage.run("policy", "delete", *args)
+    assert (result.exit_code, result.stdout) == (0, "shop/guard: deleted after 5 ms\n")
+    request = control_pb2.DeletePolicyRequest.FromString(stage.control.calls[0][1])
+    assert (request.name, request.namespace) == ("guard", "shop")
+
+
+def test_a_policy_that_is_not_there_is_a_refusal(stage: Stage) -> None:
+    stage.serve("DeletePolicy", refuse(Code.NOT_FOUND, "no policy x here; there are: y"))
+    result = stage.run("policy", "delete", "x")
+    assert (result.exit_code, result.stderr) == (1, "no policy x here; there are: y\n")
+
+
+def test_policies_are_a_table_and_one_not_in_force_is_a_status(stage: Stage) -> None:
+    counts = {"post": 5, "sigkill": 2, "set": 1, "nopost": 9, "monitor_sigkill": 4, "monitor_override": 1}
+    rows = [policy_status(actions=counts), policy_status("1e5", "load_error", error="no room", id=0, hooks=[])]
+    stage.serve("ListPolicies", lambda: control_pb2.ListPoliciesResponse(policies=rows))
+    result = stage.run("policy", "list")
+    header, first, second = result.stdout.splitlines()
+    names = ["ID", "NAME", "NAMESPACE", "KIND", "STATE", "MODE", "CONTAINERS", "HOOKS", "POST", "ENFORCED", "MONITORED"]
+    assert header.split() == [*names, "ERROR"]
+    assert first.split() == [
+        "7", "guard", "shop", "TracingPolicyNamespaced", "enabled", "enforce", "2", "access,lseek", "5", "3", "5",
+    ]  # fmt: skip
+    assert second.split()[:2] == ["-", "1e5"]
+    assert second.endswith("no room")
+    assert result.exit_code == 1
+    rows.pop()
+    assert stage.run("policy", "list").exit_code == 0
+
+
+def test_many_hooks_are_counted_in_the_table(stage: Stage) -> None:
+    row = policy_status(hooks=["a", "b", "c", "d", "e"])
+    stage.serve("ListPolicies", lambda: control_pb2.ListPoliciesResponse(policies=[row]))
+    assert "  a,b,c,+2  " in stage.run("policy", "list").stdout
+
+
+def test_selectors_have_a_table_of_what_they_did(stage: Stage) -> None:
+    selectors = [
+        control_pb2.SelectorStatus(function="openat", selector=1, label="keys", actions={"sigkill": 2, "post": 3}),
+        control_pb2.SelectorStatus(function="openat", selector=0, at_return=True, actions={"post": 1, "nopost": 0}),
+    ]
+    row = policy_status(selectors=selectors)
+    stage.serve("ListPolicies", lambda: control_pb2.ListPoliciesResponse(policies=[row]))
+    lines = stage.run("policy", "list", "--selectors").stdout.splitlines()
+    assert lines[2:4] == ["", "POLICY      HOOK    SELECTOR    LABEL    AT      DID"]
+    assert [line.split() for line in lines[4:]] == [
+        ["shop/guard", "openat", "1", "keys", "entry", "post=3", "sigkill=2"],
+        ["shop/guard", "openat", "0", "-", "return", "post=1"],
+    ]
+    assert "DID" not in stage.run("policy", "list").stdout
+
+
+def test_policies_as_json_have_every_field(stage: Stage) -> None:
+    row = policy_status(selectors=[control_pb2.SelectorStatus(function="lseek", actions={"post": 1})])
+    stage.serve("ListPolicies", lambda: control_pb2.ListPoliciesResponse(policies=[row]))
+    (found,) = json.loads(stage.run("policy", "list", "-o", "json").stdout)
+    assert (found["name"], found["hooks"], found["error"], found["milliseconds"]) == (
+        "guard",
+        ["access", "lseek"],
+        "",
+        0,
+    )
+    assert found["selectors"][0]["actions"] == {"post": "1"}
+    assert set(found) == set(control_pb2.PolicyStatus.DESCRIPTOR.fields_by_name)
+
+
+@pytest.mark.parametrize(
+    ("args", "mode"), [((), ""), (("--mode", "monitor"), "monitor"), (("--mode", "enforce"), "enforce")]
+)
+def test_the_mode_of_an_addition_is_asked_for(stage: Stage, args: tuple[str, ...], mode: str) -> None:
+    status = policy_status(change="added", mode=mode or "enforce", milliseconds=1)
+    stage.serve("AddPolicies", lambda: control_pb2.AddPoliciesResponse(policies=[status]))
+    result = stage.run("policy", "add", *args, "-", text=_GOOD)
+    assert control_pb2.AddPoliciesRequest.FromString(stage.control.calls[0][1]).mode == mode
+    assert ("in monitor mode" in result.stdout) is (mode == "monitor")
+
+
+@pytest.mark.parametrize("args", [("shop/guard", "monitor"), ("guard", "monitor", "-n", "shop")])
+def test_a_policy_is_switched_by_both_spellings(stage: Stage, args: tuple[str, ...]) -> None:
+    status = policy_status(change="mode", mode="monitor", milliseconds=2)
+    stage.serve("SetPolicyMode", lambda: control_pb2.SetPolicyModeResponse(policy=status))
+    result = stage.run("policy", "set-mode", *args)
+    assert (result.exit_code, result.stdout) == (0, "shop/guard: monitor after 2 ms\n")
+    request = control_pb2.SetPolicyModeRequest.FromString(stage.control.calls[0][1])
+    assert (request.name, request.namespace, request.mode) == ("guard", "shop", "monitor")
+    (row,) = json.loads(stage.run("policy", "set-mode", *args, "-o", "json").stdout)
+    assert row["mode"] == "monitor"
+
+
+def test_a_policy_that_has_nothing_to_switch_is_a_refusal(stage: Stage) -> None:
+    stage.serve("SetPolicyMode", refuse(Code.FAILED_PRECONDITION, "guard has no action that enforces"))
+    result = stage.run("policy", "set-mode", "guard", "enforce")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "guard has no action that enforces\n")

@@ -8,15 +8,13 @@ run were announced; then they are taken down.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import platform
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,12 +22,14 @@ from typing import Any
 
 from agent.api import control_pb2
 from agent.children import Child
+from agent.config import Config, StartError
 from agent.control import SERVICE as CONTROL_SERVICE
 from agent.control import ControlEndpoint
 from agent.cri.client import CriClient, find_socket
 from agent.events.feed import Feed, Ring, policy_message
 from agent.events.messages import workload_message
 from agent.events.ring import RingBuffer
+from agent.file_keeper import FileKeeper
 from agent.hooks.announced import AnnouncedStarts
 from agent.hooks.calls import Service
 from agent.hooks.doorkeeper import Doorkeeper
@@ -45,49 +45,47 @@ from agent.hooks.spool import Spool
 from agent.kernel.base import QUARANTINE_PIN, BasePrograms
 from agent.kernel.cgroup import CgroupFinder
 from agent.kernel.cgroup_path import find_announced
-from agent.kernel.doors import DoorPolicy, Doors, Treatment
+from agent.kernel.doors import Doors, Treatment
 from agent.kernel.errors import CgroupError
 from agent.kernel.headers import HeaderError, ensure_tree
 from agent.kernel.hookpoints import open_hookpoints
 from agent.kernel.layout import NOTICE_RING, map_specs
 from agent.kernel.lineage import Lineage
-from agent.kernel.loader import Loader, LoaderLimits
+from agent.kernel.loader import Loader
 from agent.kernel.maps import Bindings, Maps, drop_dead_calls, possible_cpus, read_counters, read_errors
 from agent.kernel.mounts import cgroup2_root, ensure_bpffs, ensure_tracefs, release_bpffs, unmount
 from agent.kernel.node_facts import NodeFacts
-from agent.kernel.pins import DEFAULT_DIRECTORY, Pins
-from agent.kernel.previous import calm_doors, find_left, take_over
+from agent.kernel.pins import Pins
+from agent.kernel.previous import calm_doors, find_left, generations, take_over
 from agent.kernel.process_scan import read_host_namespaces
 from agent.kernel.rule_state import RuleState
+from agent.kernel.user_files import UserFiles
 from agent.logs import fields
+from agent.machine import check_machine, find_notes, take_lock
 from agent.placing import Placer
-from agent.policies import Entry, PolicyRejected, PolicyStore, StoreParts
+from agent.policies import PolicyStore, StoreParts
 from agent.policy.codegen_text import text_condition
-from agent.policy.errors import PolicyErrors
-from agent.policy.model import Policy
-from agent.policy.reader import parse_policies
+from agent.policy_directory import load_directory
+from agent.policy_entry import Entry
+from agent.releases import Releases
 from agent.status import coverage, hook_status, own_stages, read_rss, reported_stages
 from agent.workload.registry import Record
 from rthook.held import release_all, release_stale
 
 SWEEP_S = 1.0
 DEAD_CALLS_EVERY = 10  # sweeps
-CAP_SYS_ADMIN = 21  # include/uapi/linux/capability.h
-CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38}
 PREVIOUS_GRACE_S = 10.0  # for a hook to announce the containers that run; the NRI plugin needs less than one second
 CRI_DEADLINE_S = 1.0  # of one look-up: an OCI hook waits 2 s; what a held process waits is the doorkeeper's
 LEAVE_S = 2.0  # at an orderly stop, for starts that were answered to reach their execve: some 0.2 s
 LEAVE_POLL_S = 0.02
 MAX_TOLD = 100  # cgroups in one line of the log
-HOOK_BINARY = Path("/usr/libexec/podgate/podgate-hook")
-IA32 = Path("/proc/sys/abi/vsyscall32")  # exists with CONFIG_IA32_EMULATION (arch/x86/entry/vdso/vdso32-setup.c)
-IA32_NOTE = "32-bit system calls (int 0x80) are not covered: this kernel has CONFIG_IA32_EMULATION"
 
 # What has to be ended, in this order: nobody calls any more, nobody is held, nothing is enforced, nothing is told.
 PARTS = (
     ("_grpc", "stop"),
     ("_doorkeeper", "stop"),
     ("_reconciler", "stop"),
+    ("_files", "stop"),
     ("_hookpoints", "close"),
     ("_lineage", "close"),
     ("_base", "close"),
@@ -98,34 +96,12 @@ PARTS = (
 log = logging.getLogger("podgate.agent")
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
-    run_dir: Path = Path("/run/podgate")
-    pin_dir: Path = DEFAULT_DIRECTORY
-    cache_dir: Path = Path("/var/cache/podgate/headers")
-    policy_dir: Path | None = None
-    ring_bytes: int = 2 << 20
-    max_bindings: int = 65536
-    arming_deadline_s: float = 10.0
-    loader: LoaderLimits = field(default_factory=LoaderLimits)
-    realtime: bool = True
-    doors: DoorPolicy = field(default_factory=DoorPolicy)
-    cri_socket: str = "auto"  # a path, auto or none
-    hook_binary: Path = HOOK_BINARY
-    own_namespace: str | None = None
-    grpc_addresses: tuple[str, ...] = ()
-    allow_lookups: bool = False
-
-
-class StartError(Exception):
-    """The agent cannot start; the text says which part is missing and what to do."""
-
-
 class Agent:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._mounted_tracefs = False
         self._found_previous = False
+        self._releases = Releases()
         self._lost = self._missed = self._sweeps = self._lists = self._unrecorded = 0
         self._grpc: Child | None = None
         self._lock_file = -1
@@ -150,8 +126,8 @@ class Agent:
         self._shut_down()
 
     def _start(self) -> None:
-        self._check_machine()
-        self._take_lock()
+        check_machine()
+        self._lock_file = take_lock(self._config.run_dir)
         self._start_kernel()
         self._start_events()
         self._start_doors()
@@ -166,36 +142,15 @@ class Agent:
                 partial(NodeFacts, self._tracefs),
             )
         )
-        self._load_directory()
+        if self._config.policy_dir is not None:
+            load_directory(self._store, self._config.policy_dir)
         self._offer_quarantine()
         self._start_server()
         self._doorkeeper.start()
         self._reconciler.start()
+        self._files = FileKeeper(self._store, UserFiles().identity)
+        self._files.start()
         self._start_grpc()
-
-    def _check_machine(self) -> None:
-        if platform.machine() != "x86_64":
-            raise StartError(f"podgate runs on x86_64, this is {platform.machine()}")
-        if os.geteuid() != 0:
-            raise StartError(
-                "the agent needs root with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN: start it as root or privileged"
-            )
-        missing = missing_capabilities(Path("/proc/self/status").read_text())
-        if missing:
-            raise StartError(f"the agent lacks {' and '.join(missing)}: start it privileged, or add the capabilities")
-
-    def _take_lock(self) -> None:
-        """Two agents on one run directory would take each other's socket and pins."""
-        self._config.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(self._config.run_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise StartError(
-                f"another agent runs with {self._config.run_dir}: stop it, or use --run-dir and --pin-dir"
-            ) from error
-        self._lock_file = lock
 
     def _start_kernel(self) -> None:
         config = self._config
@@ -288,42 +243,6 @@ class Agent:
         for record in self._gate.containers():
             yield workload_message(record)
 
-    def _load_directory(self) -> None:
-        """All policies of the directory in one compilation; when that fails, one by one, so that one does not keep
-        out the others.
-        """
-        policies = self._read_directory()
-        try:
-            self._store.add(policies)
-        except PolicyRejected as error:
-            log.error("the policies do not load together, trying one by one", extra=fields(error=str(error)))
-            for policy in policies:
-                self._load_alone(policy)
-        for entry in self._store.entries():
-            log.info("policy", extra=fields(policy=str(entry.policy.key), state=entry.state.value, error=entry.error))
-
-    def _load_alone(self, policy: Policy) -> None:
-        try:
-            self._store.add([policy])
-        except PolicyRejected as error:
-            log.error("policy not in force", extra=fields(policy=str(policy.key), error=str(error)))
-
-    def _read_directory(self) -> list[Policy]:
-        """A file with an error names every place; a start with fewer policies than were asked for is refused."""
-        directory = self._config.policy_dir
-        if directory is None:
-            return []
-        policies: list[Policy] = []
-        errors: list[str] = []
-        for path in sorted(p for p in directory.iterdir() if p.suffix in (".yaml", ".yml", ".json")):
-            try:
-                policies += parse_policies(path.read_bytes(), str(path))
-            except (PolicyErrors, OSError) as error:
-                errors.append(str(error))
-        if errors:
-            raise StartError("\n".join(errors))
-        return policies
-
     def _release_previous(self) -> None:
         """Ends an earlier agent's rules once the running containers were announced, or no hook did."""
         late = time.monotonic() - self._started > PREVIOUS_GRACE_S
@@ -337,19 +256,16 @@ class Agent:
         if left := find_left(previous, self._bindings):
             self._gate.outcomes["left_unguarded"] += len(left)
             log.error("containers that nobody has announced lose their rules", extra=fields(cgroups=left[:MAX_TOLD]))
-        for generation in sorted(previous.iterdir()) if previous.exists() else ():
-            for release in release_all(generation).releases:
-                log.warning("released what an earlier agent held", extra=fields(outcome=release.outcome.value))
+        self._releases.tell(*map(release_all, generations(previous)))
         links = self._pins.release_previous()
         log.warning("an earlier agent's rules end here", extra=fields(links=links, synchronized=synchronized))
 
     def _start_server(self) -> None:
-        notes = (IA32_NOTE,) if IA32.exists() else ()
         announced = AnnouncedStarts(partial(find_announced, self._root), self._identifier)
         self._hooks = HookEndpoint(self._gate, OciStarts(self._finder, self._identifier), announced)
         services: dict[str, Service] = {
             HOOK_SERVICE: self._hooks,
-            CONTROL_SERVICE: ControlEndpoint(self._store, self._selected, notes, self._status),
+            CONTROL_SERVICE: ControlEndpoint(self._store, self._selected, find_notes(), self._status),
         }
         urgent = frozenset({HOOK_SERVICE}) if self._config.realtime else frozenset()
         callers = Callers(
@@ -400,9 +316,7 @@ class Agent:
             self._lists = self._hooks.lists
             self._reconciler.hurry()
         if self._found_previous:
-            sweep = release_stale(self._config.pin_dir)
-            for release in sweep.releases:
-                log.warning("released what an earlier agent held", extra=fields(outcome=release.outcome.value))
+            self._releases.tell(release_stale(self._config.pin_dir))
         if self._grpc:
             self._grpc.check()
 
@@ -442,6 +356,7 @@ class Agent:
             sandboxes=sandboxes,
             bindings=len(self._bindings.cgroups()),
             policies=len(self._store.placed()),
+            policy_states=Counter(entry.state.value for entry in self._store.entries()),
             outcomes=self._gate.outcomes,
             counters=read_counters(self._maps, self._cpus) | self._feed.counters,
             failed_helpers=failures,
@@ -509,12 +424,3 @@ def _report(event: str, record: Record) -> None:
     identity = record.identity
     who = fields(container_id=identity.container_id, namespace=identity.namespace, pod=identity.pod_name)
     log.log(logging.WARNING if event == ARMED_LATE else logging.INFO, event, extra=who)
-
-
-def missing_capabilities(status: str) -> tuple[str, ...]:
-    """Of those that loading and attaching take, by CapEff in /proc/self/status; CAP_SYS_ADMIN stands for each."""
-    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    held = int(line.split()[1], 16)
-    if held >> CAP_SYS_ADMIN & 1:
-        return ()
-    return tuple(name for name, bit in CAPABILITIES.items() if not held >> bit & 1)

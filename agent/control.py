@@ -3,21 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 
 from google.protobuf.message import DecodeError, Message
 
 from agent.api import control_pb2
 from agent.hooks.calls import Answer, CallError
 from agent.hooks.peer import Peer
-from agent.policies import Change, Entry, NoSuchPolicy, Outcome, PolicyRejected, PolicyStore
+from agent.policies import PolicyStore
 from agent.policy.errors import PolicyErrors
+from agent.policy.gaps import Gap
 from agent.policy.model import PolicyKey, PolicyMode
+from agent.policy.model_json import policy_document
 from agent.policy.plan import str_point
-from nri_plugin.ttrpc import Code
+from agent.policy.preview import preview_policy
+from agent.policy_entry import Change, Entry, NoSuchPolicy, Outcome, PolicyRejected
+from nri_plugin.ttrpc import MAX_MESSAGE, Code
 
 SERVICE = "podgate.control.v1.Control"
 MAX_FILE_NAME = 4096
+MAX_TEXT = MAX_MESSAGE - (1 << 20)  # of a document and its C in one answer; the rest is the state's
 
 
 class ControlEndpoint:
@@ -38,9 +44,8 @@ class ControlEndpoint:
             "AddPolicies": self._add,
             "DeletePolicy": self._delete,
             "SetPolicyMode": self._set_mode,
-            "ListPolicies": lambda _: control_pb2.ListPoliciesResponse(
-                policies=map(self._policy, self._store.entries())
-            ),
+            "ListPolicies": self._list,
+            "GetPolicy": self._get,
             "GetStatus": lambda _: self._status(),
         }
 
@@ -64,29 +69,47 @@ class ControlEndpoint:
         request = control_pb2.AddPoliciesRequest.FromString(payload)
         mode = _mode(request.mode) if request.mode else None
         outcomes = self._store.add_text(request.text, request.file[:MAX_FILE_NAME] or "<input>", mode)
-        return control_pb2.AddPoliciesResponse(policies=map(self._outcome, outcomes))
+        memory = self._store.memory()
+        return control_pb2.AddPoliciesResponse(policies=[self._outcome(each, memory) for each in outcomes])
 
     def _delete(self, payload: bytes) -> control_pb2.DeletePolicyResponse:
         request = control_pb2.DeletePolicyRequest.FromString(payload)
         outcome = self._store.delete(PolicyKey(request.namespace or None, request.name))
-        return control_pb2.DeletePolicyResponse(policy=self._outcome(outcome))
+        return control_pb2.DeletePolicyResponse(policy=self._outcome(outcome, {}))
 
     def _set_mode(self, payload: bytes) -> control_pb2.SetPolicyModeResponse:
         request = control_pb2.SetPolicyModeRequest.FromString(payload)
         key = PolicyKey(request.namespace or None, request.name)
         outcome = self._store.set_mode(key, _mode(request.mode))
-        return control_pb2.SetPolicyModeResponse(policy=self._outcome(outcome))
+        return control_pb2.SetPolicyModeResponse(policy=self._outcome(outcome, self._store.memory()))
 
-    def _outcome(self, outcome: Outcome) -> control_pb2.PolicyStatus:
-        status = self._policy(outcome.entry)
+    def _list(self, _: bytes) -> control_pb2.ListPoliciesResponse:
+        memory = self._store.memory()
+        return control_pb2.ListPoliciesResponse(policies=[self._policy(each, memory) for each in self._store.entries()])
+
+    def _get(self, payload: bytes) -> control_pb2.GetPolicyResponse:
+        request = control_pb2.GetPolicyRequest.FromString(payload)
+        entry = self._store.find(PolicyKey(request.namespace or None, request.name))
+        document = json.dumps(policy_document(entry.policy)).encode()
+        c = _generate(entry) if request.c else b""
+        if len(document) + len(c) > MAX_TEXT:
+            what = f"{entry.policy.key}: {len(document) + len(c):,} bytes are more than the {MAX_TEXT:,} of an answer"
+            raise CallError(Code.RESOURCE_EXHAUSTED, f"{what}: use podgate policy show with its file")
+        status = self._policy(entry, self._store.memory())
+        return control_pb2.GetPolicyResponse(policy=status, document=document, c=c)
+
+    def _outcome(self, outcome: Outcome, memory: Mapping[int, int]) -> control_pb2.PolicyStatus:
+        status = self._policy(outcome.entry, memory)
         status.change = outcome.change.value
         status.milliseconds = outcome.milliseconds
         if outcome.change is Change.DELETED:
             status.state, status.containers = "deleted", 0
         return status
 
-    def _policy(self, entry: Entry) -> control_pb2.PolicyStatus:
+    def _policy(self, entry: Entry, memory: Mapping[int, int]) -> control_pb2.PolicyStatus:
+        """memory: by serial numbers."""
         policy = entry.policy
+        serial = entry.placed.serial if entry.placed else 0
         return control_pb2.PolicyStatus(
             name=policy.name,
             namespace=policy.namespace or "",
@@ -100,7 +123,9 @@ class ControlEndpoint:
             mode=self._store.mode(entry).value,
             actions=self._store.counts(entry),
             selectors=self._selectors(entry),
-            id=entry.placed.serial if entry.placed else 0,
+            id=serial,
+            not_enforced=map(_not_enforced, entry.gaps),
+            kernel_memory_bytes=memory.get(serial, 0),
         )
 
     def _selectors(self, entry: Entry) -> Iterator[control_pb2.SelectorStatus]:
@@ -122,6 +147,17 @@ def _mode(text: str) -> PolicyMode:
         return PolicyMode(text)
     except ValueError as error:
         raise CallError(Code.INVALID_ARGUMENT, f"no mode {text[:64]!r}: enforce or monitor") from error
+
+
+def _generate(entry: Entry) -> bytes:
+    """Raises CallError."""
+    if entry.placed is None:
+        raise CallError(Code.FAILED_PRECONDITION, f"{entry.policy.key} is not in force: {entry.error}")
+    return preview_policy(entry.placed).encode()
+
+
+def _not_enforced(gap: Gap) -> control_pb2.NotEnforced:
+    return control_pb2.NotEnforced(section=gap.section, name=gap.name, reason=gap.reason.value, source=str(gap.source))
 
 
 def _hooks(entry: Entry) -> list[str]:

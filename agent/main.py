@@ -10,10 +10,12 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import click
 
-from agent.app import HOOK_BINARY, Agent, Config, StartError
+from agent.app import Agent
+from agent.config import HOOK_BINARY, Config, StartError
 from agent.kernel.doors import DoorPolicy, Fallback, Treatment
 from agent.kernel.errors import KernelError
 from agent.kernel.loader import LoaderLimits
@@ -25,6 +27,32 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 SWITCH_INTERVAL_S = 0.0005  # a thread that answers a hook waits at most so long for one that parses a policy
 
 log = logging.getLogger("podgate.agent")
+
+
+class Options(TypedDict):
+    """Those of the command line, by their names; grpc_address: as often as it was given."""
+
+    run_dir: Path
+    pin_dir: Path
+    cache_dir: Path
+    policy_dir: Path | None
+    ring_kib: int
+    max_bindings: int
+    arming_deadline: float
+    loader_deadline: float
+    loader_memory: int
+    unannounced: str
+    hold_deadline: float
+    hold_fallback: str
+    cri_socket: str
+    hook_binary: Path
+    own_namespace: str | None
+    grpc_address: tuple[str, ...]
+    allow_lookups: bool
+    nice: int
+    realtime: bool
+    log_file: str | None
+    log_level: str
 
 
 def check_ring(_context: click.Context, _parameter: click.Parameter, kib: int) -> int:
@@ -51,7 +79,7 @@ def check_ring(_context: click.Context, _parameter: click.Parameter, kib: int) -
 @click.option(
     "--max-bindings",
     type=click.IntRange(64, 1 << 20),
-    default=65536,
+    default=65535,
     help="Cgroups that can be bound, nested ones included.",
 )
 @click.option(
@@ -111,67 +139,55 @@ def check_ring(_context: click.Context, _parameter: click.Parameter, kib: int) -
 )
 @click.option("--log-file", type=click.Path(dir_okay=False), help="Append the JSON log here instead of stderr.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-def main(
-    run_dir: Path,
-    pin_dir: Path,
-    cache_dir: Path,
-    policy_dir: Path | None,
-    ring_kib: int,
-    max_bindings: int,
-    arming_deadline: float,
-    loader_deadline: float,
-    loader_memory: int,
-    unannounced: str,
-    hold_deadline: float,
-    hold_fallback: str,
-    cri_socket: str,
-    hook_binary: Path,
-    own_namespace: str | None,
-    grpc_address: tuple[str, ...],
-    allow_lookups: bool,
-    nice: int,
-    realtime: bool,
-    log_file: str | None,
-    log_level: str,
-) -> None:
+def main(**options: Unpack[Options]) -> None:
     """Enforce tracing policies on this node's containers, from their first instruction on.
 
     Runtime hooks tell the agent of each container on RUN_DIR/agent.sock; events come out on RUN_DIR/events.sock.
     Stops on SIGTERM, and then no policy is enforced any more. Exit status 1: it could not start, and the last line of
     the log says why.
     """
-    _configure(log_file, log_level, nice)
+    _configure(options["log_file"], options["log_level"], options["nice"])
     raise_file_limit()
-    limits = LoaderLimits(loader_deadline, loader_memory << 20)
-    doors = DoorPolicy(
-        Treatment[unannounced.upper()], Fallback[hold_fallback.upper()], deadline_s=hold_deadline, apart=True
-    )
-    config = Config(
-        run_dir=run_dir,
-        pin_dir=pin_dir,
-        cache_dir=cache_dir,
-        policy_dir=policy_dir,
-        ring_bytes=ring_kib << 10,
-        max_bindings=max_bindings,
-        arming_deadline_s=arming_deadline,
-        loader=limits,
-        realtime=realtime,
-        doors=doors,
-        cri_socket=cri_socket,
-        hook_binary=hook_binary,
-        own_namespace=own_namespace or find_own_namespace(),
-        grpc_addresses=grpc_address,
-        allow_lookups=allow_lookups,
-    )
+    agent = Agent(make_config(options))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     try:
-        Agent(config).run(stop)
+        agent.run(stop)
     except (StartError, KernelError, OSError) as error:
         log.error("cannot start", extra=fields(error=str(error)))
         click.echo(f"podgate-agent: {error}", err=True)
         sys.exit(1)
+
+
+def make_config(options: Options) -> Config:
+    """Sizes in bytes, and the own namespace as the pod says when the options do not."""
+    return Config(
+        run_dir=options["run_dir"],
+        pin_dir=options["pin_dir"],
+        cache_dir=options["cache_dir"],
+        policy_dir=options["policy_dir"],
+        ring_bytes=options["ring_kib"] << 10,
+        max_bindings=options["max_bindings"],
+        arming_deadline_s=options["arming_deadline"],
+        loader=LoaderLimits(options["loader_deadline"], options["loader_memory"] << 20),
+        realtime=options["realtime"],
+        doors=_door_policy(options),
+        cri_socket=options["cri_socket"],
+        hook_binary=options["hook_binary"],
+        own_namespace=options["own_namespace"] or find_own_namespace(),
+        grpc_addresses=options["grpc_address"],
+        allow_lookups=options["allow_lookups"],
+    )
+
+
+def _door_policy(options: Options) -> DoorPolicy:
+    return DoorPolicy(
+        Treatment[options["unannounced"].upper()],
+        Fallback[options["hold_fallback"].upper()],
+        deadline_s=options["hold_deadline"],
+        apart=True,
+    )
 
 
 def raise_file_limit() -> None:

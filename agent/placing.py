@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from agent.kernel.errors import KernelError
 from agent.policy.access import PointHook, Value
-from agent.policy.automaton import Substrings
+from agent.policy.automaton import SUBSTRING_OPERATORS, Substrings, substrings
 from agent.policy.lineage import LineageTable
 from agent.policy.model import NamespaceType, Policy, WorkloadSelector
-from agent.policy.plan import SUBSTRING_OPERATORS, PlacedPolicy, substrings, values_of
+from agent.policy.placed import PlacedPolicy, values_of
+from agent.policy.sets import ValueSet, sets_of
 from agent.workload.identity import MAX_POLICIES, PolicyId
 
 FIRST_VALUE = 16  # lower ids are of what every event has: bpf/maps/events.h
@@ -37,8 +38,9 @@ class Placer:
         self._serial = 0
         self._last_value = FIRST_VALUE - 1
         self._values: dict[Value, int] = {}
-        self._last_automaton = 0
+        self._last_table = 0
         self._automata: dict[Substrings, int] = {}
+        self._sets: dict[ValueSet, int] = {}
 
     def place(
         self, wanted: Sequence[Resolved], taken: Collection[PolicyId], lineage: LineageTable
@@ -67,6 +69,7 @@ class Placer:
             lineage,
             {each: self._automaton(each) for each in substrings_of(policy)},
             self._host_namespaces,
+            {each: self._set(each) for each in sets_of(policy)},
         )
 
     def _value(self, value: Value) -> int:
@@ -79,18 +82,31 @@ class Placer:
     def _automaton(self, wanted: Substrings) -> int:
         known = self._automata.get(wanted)
         if known is None:
-            self._last_automaton += 1
-            known = self._automata[wanted] = self._last_automaton
+            self._last_table += 1
+            known = self._automata[wanted] = self._last_table
+        return known
+
+    def _set(self, wanted: ValueSet) -> int:
+        """Of the same numbers as automata: one number is not of both."""
+        known = self._sets.get(wanted)
+        if known is None:
+            self._last_table += 1
+            known = self._sets[wanted] = self._last_table
         return known
 
     def forget(self, placed: Iterable[PlacedPolicy]) -> list[int]:
-        """placed: all that are left. Ids of the rest go, and are not given out again; those of tables are returned."""
+        """placed: all that are left. Ids of the rest go, and are not given out again; those of tables and
+        sets are returned.
+        """
         left = list(placed)
         values = {value for each in left for value in each.value_ids}
         tables = {table for each in left for table in each.automata}
+        sets = {each for one in left for each in one.sets}
         gone = [number for table, number in self._automata.items() if table not in tables]
+        gone += [number for each, number in self._sets.items() if each not in sets]
         self._values = {value: number for value, number in self._values.items() if value in values}
         self._automata = {table: number for table, number in self._automata.items() if table in tables}
+        self._sets = {each: number for each, number in self._sets.items() if each in sets}
         return gone
 
 

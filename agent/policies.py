@@ -19,61 +19,39 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Protocol
 
 from agent.hooks.gate import Gate
 from agent.kernel.errors import KernelError
 from agent.kernel.hookpoints import HookPoints
 from agent.kernel.lineage import Lineage
-from agent.kernel.rule_state import RuleState
+from agent.kernel.rule_state import RuleState, entries_memory
 from agent.logs import fields
 from agent.placing import Placer, Resolved, bits_of
 from agent.policy.access import HookPoint
 from agent.policy.automaton import SubstringTooLongError
 from agent.policy.errors import PolicyErrors
+from agent.policy.gaps import find_gaps
 from agent.policy.lineage import LineageError, LineageNeeds, needs_of
 from agent.policy.model import Policy, PolicyKey, PolicyMode
-from agent.policy.plan import PlacedPolicy, PlanError, PointPlan, hook_points, plan_hooks
+from agent.policy.placed import PlacedPolicy
+from agent.policy.plan import PlanError, PointPlan, changed_points, plan_hooks
 from agent.policy.reader import parse_policies
 from agent.policy.resolve import resolve_policy
+from agent.policy.shares import share_out
+from agent.policy.sockets import tracks
 from agent.policy.user_facts import HookFacts
+from agent.policy_entry import Change, Entry, FaultyPolicies, NoSuchPolicy, Outcome, PolicyRejected
+from agent.probed_files import Files, find_files, probed_paths, with_left_behind
 from agent.workload.identity import PolicyId
 from agent.workload.scopes import Scope, scope_of, scope_of_selector
 
+MAX_TOLD = 100  # gaps in one line of the log
+
 log = logging.getLogger("podgate.policies")
-
-
-class PolicyState(Enum):
-    ENABLED = "enabled"
-    LOAD_ERROR = "load_error"
-
-
-class Change(Enum):
-    ADDED = "added"
-    REPLACED = "replaced"
-    UNCHANGED = "unchanged"
-    FAILED = "failed"
-    DELETED = "deleted"
-    MODE = "mode"
-
-
-class PolicyRejected(Exception):  # noqa: N818 - named as the outcome that it is
-    """The kernel's side refused: nothing has changed. The text is the compiler's or the verifier's last lines."""
-
-
-class NoSuchPolicy(Exception):  # noqa: N818 - as above
-    def __init__(self, key: PolicyKey, known: Iterable[PolicyKey]) -> None:
-        super().__init__(key)
-        self.key = key
-        self.known = tuple(known)
-
-    def __str__(self) -> str:
-        names = ", ".join(map(str, self.known)) or "none"
-        return f"no policy {self.key} here; there are: {names}"
 
 
 class PolicySink(Protocol):
@@ -82,26 +60,6 @@ class PolicySink(Protocol):
     def policy_added(self, placed: PlacedPolicy) -> None: ...
 
     def policy_removed(self, serial: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """placed is None when its rules never were in force. error: of the last attempt."""
-
-    policy: Policy
-    placed: PlacedPolicy | None
-    error: str = ""
-
-    @property
-    def state(self) -> PolicyState:
-        return PolicyState.ENABLED if self.placed else PolicyState.LOAD_ERROR
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    entry: Entry
-    change: Change
-    milliseconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +104,19 @@ class PolicyStore:
         """The same by (rule, selector, whether it is one of the return's); those that did nothing are left out."""
         return self._parts.state.selector_counts(entry.placed) if entry.placed else {}
 
+    def memory(self) -> Counter[int]:
+        """Bytes of kernel memory by policies' serial numbers: their shares of programs, and their entries in maps."""
+        placed = self.placed()
+        entries = Counter({each.serial: entries_memory(each) for each in placed})
+        return share_out(self._parts.hookpoints.memory(), placed) + entries
+
+    def find(self, key: PolicyKey) -> Entry:
+        """Raises NoSuchPolicy."""
+        entry = self._entries.get(key)
+        if entry is None:
+            raise NoSuchPolicy(key, sorted(self._entries, key=str))
+        return entry
+
     def add_text(self, text: bytes, file: str, mode: PolicyMode | None = None) -> tuple[Outcome, ...]:
         """All policies of a file or none. mode: instead of what they say. Raises PolicyErrors or PolicyRejected, and
         then the rules in force are what they were.
@@ -164,17 +135,18 @@ class PolicyStore:
             except (KernelError, PlanError, LineageError, SubstringTooLongError) as error:
                 self._note_failure(fresh, str(error))
                 raise PolicyRejected(str(error)) from error
-            except PolicyErrors as error:
-                self._note_failure(fresh, str(error))
+            except FaultyPolicies as error:
+                self._note_faults(fresh, error.by_policy)
                 raise
             spent = int((time.monotonic() - began) * 1000)
+            self._forget_errors(wanted)
             return tuple(Outcome(self._entries[p.key], changes.get(p.key, Change.UNCHANGED), spent) for p in wanted)
 
     def delete(self, key: PolicyKey) -> Outcome:
         """Raises NoSuchPolicy."""
         began = time.monotonic()
         with self._change:
-            entry = self._find(key)
+            entry = self.find(key)
             del self._entries[key]
             if entry.placed:
                 self._deselect(entry.placed)
@@ -185,7 +157,7 @@ class PolicyStore:
         """Raises NoSuchPolicy; PolicyRejected for one that is not in force, or that enforces nothing."""
         began = time.monotonic()
         with self._change:
-            entry = self._find(key)
+            entry = self.find(key)
             if entry.placed is None:
                 raise PolicyRejected(f"{key} is not in force: {entry.error}")
             if not entry.policy.enforces:
@@ -195,6 +167,29 @@ class PolicyStore:
             except KernelError as error:
                 raise PolicyRejected(str(error)) from error
             return Outcome(entry, Change.MODE, int((time.monotonic() - began) * 1000))
+
+    def follow_files(self, entry: Entry, changed: str) -> int:
+        """Puts a policy in force anew, in its mode, on the files that are there now. changed: what happened to them.
+        The serial number that it has then, 0 when it was another policy by now. Raises PolicyRejected: what is in force
+        stays, and is listed with the reason. What is on the files before these stays too, for the programs that run on.
+        """
+        with self._change:
+            if self._entries.get(entry.policy.key) is not entry or entry.placed is None:
+                return 0
+            policy = replace(entry.policy, mode=self.mode(entry))
+            try:
+                self._put_in_force([policy], entry)
+            except (KernelError, PlanError, LineageError, SubstringTooLongError, PolicyErrors) as error:
+                self._entries[policy.key] = replace(entry, error=f"{changed}: {error}", is_behind=True)
+                raise PolicyRejected(str(error)) from error
+            placed = self._entries[policy.key].placed
+            return placed.serial if placed else 0
+
+    def note(self, entry: Entry, error: str) -> None:
+        """Lists a policy whose probes are on earlier files with the reason, unless it is another one by now."""
+        with self._change:
+            if self._entries.get(entry.policy.key) is entry:
+                self._entries[entry.policy.key] = replace(entry, error=error, is_behind=True)
 
     def settle(self) -> None:
         """Gives up what only calls of ended rules still needed, when there is none any more."""
@@ -207,23 +202,23 @@ class PolicyStore:
         with self._change:
             return self._parts.lineage.settle()
 
-    def _find(self, key: PolicyKey) -> Entry:
-        entry = self._entries.get(key)
-        if entry is None:
-            raise NoSuchPolicy(key, sorted(self._entries, key=str))
-        return entry
-
     def _is_in_force(self, policy: Policy) -> bool:
         entry = self._entries.get(policy.key)
         same = entry and entry.placed and entry.policy.text_digest == policy.text_digest
         return bool(same and entry and self.mode(entry) is policy.mode)
 
-    def _put_in_force(self, policies: list[Policy]) -> dict[PolicyKey, Change]:
+    def _put_in_force(self, policies: list[Policy], before: Entry | None = None) -> dict[PolicyKey, Change]:
+        """before: what the only policy was on its earlier files."""
         if not policies:
             return {}
-        placed = self._place(self._resolve(policies))
-        replaced = [old.placed for policy in policies if (old := self._entries.get(policy.key)) and old.placed]
-        points = frozenset().union(*(hook_points(each) for each in (*placed, *replaced)))
+        files = self._find_files(policies)
+        resolved = self._resolve(policies)
+        if before and before.placed:
+            old = before.placed.hooks
+            resolved = [replace(each, hooks=with_left_behind(each.hooks, old, before.files)) for each in resolved]
+        placed = self._place(resolved)
+        replaced = [entry.placed for p in policies if (entry := self._entries.get(p.key)) and entry.placed]
+        points = changed_points((*placed, *replaced), self.placed())
         try:
             for new in placed:
                 self._parts.state.prepare(new)
@@ -234,15 +229,36 @@ class PolicyStore:
         for new in placed:
             self._parts.sink.policy_added(new)
         self._select(placed, replaced)
-        before = {old.policy.key for old in replaced}
-        changes = {new.policy.key: Change.REPLACED if new.policy.key in before else Change.ADDED for new in placed}
-        self._entries |= {new.policy.key: Entry(new.policy, new) for new in placed}
+        known = {old.policy.key for old in replaced}
+        changes = {new.policy.key: Change.REPLACED if new.policy.key in known else Change.ADDED for new in placed}
+        entries = [
+            Entry(new.policy, new, gaps=find_gaps(new.policy, new.hooks), files=files[new.policy.key]) for new in placed
+        ]
+        self._entries |= {entry.policy.key: entry for entry in entries}
+        _tell_gaps(entries)
         self._clean_up(replaced)
         return changes
 
-    def _resolve(self, policies: list[Policy]) -> list[Resolved]:
+    def _find_files(self, policies: list[Policy]) -> dict[PolicyKey, Files]:
+        """As they are before they are looked into: what changes meanwhile is found to have changed."""
+        if not any(map(probed_paths, policies)):
+            return {policy.key: {} for policy in policies}
         with self._parts.facts() as facts:
-            return [Resolved(policy, resolve_policy(policy, facts)) for policy in policies]
+            return {policy.key: find_files(policy, facts.identity) for policy in policies}
+
+    def _resolve(self, policies: list[Policy]) -> list[Resolved]:
+        """Raises FaultyPolicies, when all of them have been looked at."""
+        resolved: list[Resolved] = []
+        faults: dict[PolicyKey, PolicyErrors] = {}
+        with self._parts.facts() as facts:
+            for policy in policies:
+                try:
+                    resolved.append(Resolved(policy, resolve_policy(policy, facts)))
+                except PolicyErrors as error:
+                    faults[policy.key] = error
+        if faults:
+            raise FaultyPolicies(faults)
+        return resolved
 
     def _place(self, resolved: list[Resolved]) -> list[PlacedPolicy]:
         """What processes descend from is known before the rules ask for it."""
@@ -287,7 +303,7 @@ class PolicyStore:
             return
         try:
             self._lingering |= set(_bits(gone))
-            self._compile(self.placed(), frozenset().union(*map(hook_points, gone)))
+            self._compile(self.placed(), changed_points(gone, self.placed()))
             if self._parts.hookpoints.settle():
                 self._lingering.clear()
             self._forget(gone)
@@ -303,16 +319,43 @@ class PolicyStore:
         """What only these needed, when no program uses it."""
         self._parts.state.forget(gone, self._parts.placer.forget(self.placed()))
         self._parts.lineage.change(_needs(each.policy for each in self.placed()))
+        if not any(tracks(each.policy) for each in self.placed()) and any(tracks(each.policy) for each in gone):
+            self._parts.state.forget_sockets()
 
     def _compile(self, placed: Iterable[PlacedPolicy], points: frozenset[HookPoint]) -> None:
         plans = plan_hooks(placed, points)
         self._parts.hookpoints.apply({point: plans.get(point) for point in points})
+
+    def _forget_errors(self, policies: Iterable[Policy]) -> None:
+        """Of earlier attempts; that probes are on earlier files is true still."""
+        for key in (policy.key for policy in policies):
+            if not self._entries[key].is_behind:
+                self._entries[key] = replace(self._entries[key], error="")
+
+    def _note_faults(self, policies: list[Policy], faults: Mapping[PolicyKey, PolicyErrors]) -> None:
+        """Each with its own; those without any are told whose kept them out."""
+        names = ", ".join(sorted(map(str, faults)))
+        for policy in policies:
+            own = faults.get(policy.key)
+            self._note_failure([policy], str(own) if own else f"given together with policies that have faults: {names}")
 
     def _note_failure(self, policies: list[Policy], error: str) -> None:
         """A policy that is in force stays so, in its old form; one that is not is listed with its error."""
         for policy in policies:
             old = self._entries.get(policy.key)
             self._entries[policy.key] = replace(old, error=error) if old and old.placed else Entry(policy, None, error)
+
+
+def _tell_gaps(entries: Iterable[Entry]) -> None:
+    for entry in entries:
+        if entry.gaps:
+            told = fields(
+                policy=str(entry.policy.key),
+                state=entry.state.value,
+                not_enforced=[str(gap) for gap in entry.gaps[:MAX_TOLD]],
+                count=len(entry.gaps),
+            )
+            log.warning("not all of a policy is enforced here", extra=told)
 
 
 def _scopes(placed: Iterable[PlacedPolicy]) -> list[tuple[PolicyId, Scope]]:
@@ -333,6 +376,9 @@ def _needs(policies: Iterable[Policy]) -> LineageNeeds:
 
 
 def _refuse_twins(policies: Iterable[Policy]) -> None:
-    twins = sorted(str(key) for key, count in Counter(policy.key for policy in policies).items() if count > 1)
+    places: dict[PolicyKey, list[str]] = {}
+    for policy in policies:
+        places.setdefault(policy.key, []).append(str(policy.source))
+    twins = sorted(f"{key} ({', '.join(found)})" for key, found in places.items() if len(found) > 1)
     if twins:
         raise PolicyRejected(f"given more than once: {', '.join(twins)}")

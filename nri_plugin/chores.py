@@ -97,19 +97,11 @@ class HeldWatch:
     def run(self, budget: Budget) -> None:  # noqa: ARG002 - a few bpf(2) calls
         self._next = time.monotonic() + self._interval_s
         sweep = release_stale(self._pin_dir)
-        for release in sweep.releases:
-            if release.is_done:
-                _log_release(release)
-        left = {_describe(release) for release in sweep.releases if not release.is_done}
-        faults = frozenset(sweep.faults) | left
-        for fault in sorted(faults - self._told):
-            log.error("held_not_released", extra={"fields": {"reason": fault}})
-        self._told = faults
-
-
-def _describe(release: Release) -> str:
-    where = f"{release.generation}: process {release.hold.tgid} in cgroup {release.hold.cgroup_id}"
-    return f"{where}: {release.outcome.value}"
+        for release in sweep.done:
+            _log_release(release)
+        for problem in sorted(sweep.problems - self._told):
+            log.error("held_not_released", extra={"fields": {"reason": problem}})
+        self._told = sweep.problems
 
 
 def _log_release(release: Release) -> None:

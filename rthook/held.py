@@ -102,6 +102,10 @@ class Release:
         """False for one that is left as it is, and will be met again."""
         return self.outcome not in (Outcome.NOT_STOPPED, Outcome.MOVED)
 
+    def __str__(self) -> str:
+        where = f"{self.generation}: process {self.hold.tgid} in cgroup {self.hold.cgroup_id}"
+        return f"{where}: {self.outcome.value}"
+
 
 def parse_doors(value: bytes) -> Doors:
     """ValueError for a fallback that we do not know."""
@@ -125,6 +129,16 @@ class Sweep:
 
     releases: tuple[Release, ...]
     faults: tuple[str, ...]
+
+    @property
+    def done(self) -> tuple[Release, ...]:
+        """The holds that are over."""
+        return tuple(release for release in self.releases if release.is_done)
+
+    @property
+    def problems(self) -> frozenset[str]:
+        """The faults, and the holds that are left as they are; the next sweep meets them again."""
+        return frozenset(self.faults) | {str(release) for release in self.releases if not release.is_done}
 
 
 def release_all(generation: Path) -> Sweep:

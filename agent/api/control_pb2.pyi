@@ -64,8 +64,28 @@ class ListPoliciesResponse(_message.Message):
     policies: _containers.RepeatedCompositeFieldContainer[PolicyStatus]
     def __init__(self, policies: _Optional[_Iterable[_Union[PolicyStatus, _Mapping[str, _Any]]]] = ...) -> None: ...
 
+class GetPolicyRequest(_message.Message):
+    __slots__ = ("name", "namespace", "c")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    C_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    namespace: str
+    c: bool
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., c: _Optional[bool] = ...) -> None: ...
+
+class GetPolicyResponse(_message.Message):
+    __slots__ = ("policy", "document", "c")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    C_FIELD_NUMBER: _ClassVar[int]
+    policy: PolicyStatus
+    document: bytes
+    c: bytes
+    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ..., document: _Optional[bytes] = ..., c: _Optional[bytes] = ...) -> None: ...
+
 class PolicyStatus(_message.Message):
-    __slots__ = ("name", "namespace", "kind", "state", "error", "hooks", "containers", "notes", "source", "change", "milliseconds", "mode", "actions", "selectors", "id")
+    __slots__ = ("name", "namespace", "kind", "state", "error", "hooks", "containers", "notes", "source", "change", "milliseconds", "mode", "actions", "selectors", "id", "not_enforced", "kernel_memory_bytes")
     class ActionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +108,8 @@ class PolicyStatus(_message.Message):
     ACTIONS_FIELD_NUMBER: _ClassVar[int]
     SELECTORS_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    NOT_ENFORCED_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     namespace: str
     kind: str
@@ -103,7 +125,21 @@ class PolicyStatus(_message.Message):
     actions: _containers.ScalarMap[str, int]
     selectors: _containers.RepeatedCompositeFieldContainer[SelectorStatus]
     id: int
-    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., hooks: _Optional[_Iterable[str]] = ..., containers: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., change: _Optional[str] = ..., milliseconds: _Optional[int] = ..., mode: _Optional[str] = ..., actions: _Optional[_Mapping[str, int]] = ..., selectors: _Optional[_Iterable[_Union[SelectorStatus, _Mapping[str, _Any]]]] = ..., id: _Optional[int] = ...) -> None: ...
+    not_enforced: _containers.RepeatedCompositeFieldContainer[NotEnforced]
+    kernel_memory_bytes: int
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., hooks: _Optional[_Iterable[str]] = ..., containers: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., change: _Optional[str] = ..., milliseconds: _Optional[int] = ..., mode: _Optional[str] = ..., actions: _Optional[_Mapping[str, int]] = ..., selectors: _Optional[_Iterable[_Union[SelectorStatus, _Mapping[str, _Any]]]] = ..., id: _Optional[int] = ..., not_enforced: _Optional[_Iterable[_Union[NotEnforced, _Mapping[str, _Any]]]] = ..., kernel_memory_bytes: _Optional[int] = ...) -> None: ...
+
+class NotEnforced(_message.Message):
+    __slots__ = ("section", "name", "reason", "source")
+    SECTION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    section: str
+    name: str
+    reason: str
+    source: str
+    def __init__(self, section: _Optional[str] = ..., name: _Optional[str] = ..., reason: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
 
 class SelectorStatus(_message.Message):
     __slots__ = ("function", "selector", "label", "at_return", "actions")
@@ -157,7 +193,7 @@ class Failure(_message.Message):
     def __init__(self, site: _Optional[str] = ..., error: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("pid", "version", "containers", "bindings", "policies", "outcomes", "counters", "failed_helpers", "hooks", "events_pid", "missed_calls", "rss_bytes", "events_restarts", "starts", "unannounced", "hook_coverage_ratio", "stages", "reconciled", "quarantined", "unannounced_treatment", "cri_socket", "decided_without_agent", "sandboxes")
+    __slots__ = ("pid", "version", "containers", "bindings", "policies", "outcomes", "counters", "failed_helpers", "hooks", "events_pid", "missed_calls", "rss_bytes", "events_restarts", "starts", "unannounced", "hook_coverage_ratio", "stages", "reconciled", "quarantined", "unannounced_treatment", "cri_socket", "decided_without_agent", "sandboxes", "policy_states")
     class OutcomesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -200,6 +236,13 @@ class GetStatusResponse(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class PolicyStatesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     PID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CONTAINERS_FIELD_NUMBER: _ClassVar[int]
@@ -223,6 +266,7 @@ class GetStatusResponse(_message.Message):
     CRI_SOCKET_FIELD_NUMBER: _ClassVar[int]
     DECIDED_WITHOUT_AGENT_FIELD_NUMBER: _ClassVar[int]
     SANDBOXES_FIELD_NUMBER: _ClassVar[int]
+    POLICY_STATES_FIELD_NUMBER: _ClassVar[int]
     pid: int
     version: str
     containers: int
@@ -246,7 +290,8 @@ class GetStatusResponse(_message.Message):
     cri_socket: str
     decided_without_agent: _containers.ScalarMap[str, int]
     sandboxes: int
-    def __init__(self, pid: _Optional[int] = ..., version: _Optional[str] = ..., containers: _Optional[int] = ..., bindings: _Optional[int] = ..., policies: _Optional[int] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., counters: _Optional[_Mapping[str, int]] = ..., failed_helpers: _Optional[_Iterable[_Union[Failure, _Mapping[str, _Any]]]] = ..., hooks: _Optional[_Iterable[_Union[HookStatus, _Mapping[str, _Any]]]] = ..., events_pid: _Optional[int] = ..., missed_calls: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., events_restarts: _Optional[int] = ..., starts: _Optional[_Mapping[str, int]] = ..., unannounced: _Optional[_Mapping[str, int]] = ..., hook_coverage_ratio: _Optional[float] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping[str, _Any]]]] = ..., reconciled: _Optional[_Mapping[str, int]] = ..., quarantined: _Optional[int] = ..., unannounced_treatment: _Optional[str] = ..., cri_socket: _Optional[str] = ..., decided_without_agent: _Optional[_Mapping[str, int]] = ..., sandboxes: _Optional[int] = ...) -> None: ...
+    policy_states: _containers.ScalarMap[str, int]
+    def __init__(self, pid: _Optional[int] = ..., version: _Optional[str] = ..., containers: _Optional[int] = ..., bindings: _Optional[int] = ..., policies: _Optional[int] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., counters: _Optional[_Mapping[str, int]] = ..., failed_helpers: _Optional[_Iterable[_Union[Failure, _Mapping[str, _Any]]]] = ..., hooks: _Optional[_Iterable[_Union[HookStatus, _Mapping[str, _Any]]]] = ..., events_pid: _Optional[int] = ..., missed_calls: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., events_restarts: _Optional[int] = ..., starts: _Optional[_Mapping[str, int]] = ..., unannounced: _Optional[_Mapping[str, int]] = ..., hook_coverage_ratio: _Optional[float] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping[str, _Any]]]] = ..., reconciled: _Optional[_Mapping[str, int]] = ..., quarantined: _Optional[int] = ..., unannounced_treatment: _Optional[str] = ..., cri_socket: _Optional[str] = ..., decided_without_agent: _Optional[_Mapping[str, int]] = ..., sandboxes: _Optional[int] = ..., policy_states: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Stage(_message.Message):
     __slots__ = ("door", "stage", "count", "p50_us", "p99_us", "max_us", "timeout_us", "headroom_us", "last_success_us", "outcomes", "buckets", "sum_us")

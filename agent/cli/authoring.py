@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,9 +12,10 @@ from typing import Any
 
 import click
 
+from agent.api import control_pb2
 from agent.cli.client import ControlClient
-from agent.cli.explanation import error_fields, explanation_fields, explanation_lines
-from agent.cli.node import NodeUnknownError, generate, look_at, make_plans, open_node
+from agent.cli.explanation import error_fields, explanation_fields, explanation_lines, gap_fields
+from agent.cli.node import NodeUnknownError, look_at, make_plans, open_node
 from agent.cli.output import (
     EXIT_REFUSED,
     STDIN,
@@ -25,15 +27,18 @@ from agent.cli.output import (
     print_json,
     read_file,
     shown,
+    split_name,
 )
 from agent.kernel.errors import KernelError
 from agent.placing import Resolved
+from agent.policy.automaton import SubstringTooLongError
 from agent.policy.errors import PolicyError, PolicyErrors
 from agent.policy.explain import Explanation, NodeView, explain_policy, refused_anywhere
 from agent.policy.lineage import LineageError
 from agent.policy.model import Hook, Policy
 from agent.policy.model_json import policy_document
 from agent.policy.plan import PlanError, str_point
+from agent.policy.preview import preview
 from agent.policy.reader import parse_policies
 from agent.policy.resolve import resolve_policy
 from agent.policy.user_facts import HookFacts
@@ -86,10 +91,12 @@ def _check_file(file: str, facts: HookFacts | None) -> list[_Checked]:
 
 def _summary(policy: Policy, view: NodeView | None) -> dict[str, Any]:
     """hooks: the places that were found on the node, or what the policy says."""
-    places = sorted({str_point(each.point) for found in view.hooks for each in found}) if view else []
-    said = sorted({name for hook in policy.hooks for name in _names(hook)})
-    hooks = places or said
-    return {"policy": str(policy.key), "kind": policy.kind.value, "hooks": hooks, "source": str(policy.source)}
+    if view and not view.errors:
+        hooks = sorted({str_point(each.point) for found in view.hooks for each in found})
+    else:
+        hooks = sorted({name for hook in policy.hooks for name in _names(hook)})
+    fields = {"policy": str(policy.key), "kind": policy.kind.value, "hooks": hooks, "source": str(policy.source)}
+    return fields | {"not_enforced": list(map(gap_fields, view.gaps(policy)))} if view else fields
 
 
 def _names(hook: Hook) -> tuple[str, ...]:
@@ -103,9 +110,14 @@ def _names(hook: Hook) -> tuple[str, ...]:
 def _print_checked(fields: dict[str, Any], errors: tuple[PolicyError, ...], where: str) -> None:
     for error in errors:
         click.echo(str(error), err=True)
-    if not errors:
-        hooks = ", ".join(fields["hooks"])
-        click.echo(f"{fields['source']}: {fields['kind']} {fields['policy']} on {hooks}: ok{where}")
+    if errors:
+        return
+    gaps = fields.get("not_enforced", ())
+    done = f"ok{where}" + (f", but for {len(gaps)} that are not enforced" if gaps else "")
+    hooks = ", ".join(fields["hooks"]) or "nothing"
+    click.echo(f"{fields['source']}: {fields['kind']} {fields['policy']} on {hooks}: {done}")
+    for gap in gaps:
+        click.echo(f"{gap['source']}: {gap['section']}: {gap['name']} is not enforced here: {gap['reason']}", err=True)
 
 
 @click.command()
@@ -151,40 +163,36 @@ def _parse(file: str) -> tuple[Policy, ...]:
 
 @click.command()
 @click.argument("policy")
-@click.option("--c", "as_c", is_flag=True, help="The C that a file's policies become on this node. Needs root.")
+@click.option("--c", "as_c", is_flag=True, help="The C that policies become on this node. Of a file it needs root.")
 @click.option("-n", "--namespace", default="", help="Of the policy named; it can also be named NAMESPACE/NAME.")
 @click.pass_obj
 def show(run_dir: Path, policy: str, as_c: bool, namespace: str) -> None:
     """Show policies as they were understood, as JSON.
 
     POLICY is a file, - for standard input: macros and lists are written out, defaults filled in. Otherwise it is the
-    name of a policy of this node, and the agent tells all that it knows of it.
+    name of a policy of this node, and the agent tells all that it knows of it, and what it says as `policy`.
     """
     if namespace or not (policy == STDIN or Path(policy).is_file()):
-        status = _find(run_dir, policy, namespace)
+        found = _ask_policy(run_dir, policy, namespace, as_c)
         if as_c:
-            raise Refused(
-                f"{policy}: the C is made from a file: podgate policy show --c FILE; it came from {status['source']}"
-            )
-        print_json(status)
+            click.echo(found.c, nl=False)
+        else:
+            print_json(as_fields(found.policy) | {"policy": json.loads(found.document)})
     elif as_c:
         click.echo(_generate(_parse(policy)), nl=False)
     else:
         print_json([policy_document(each) for each in _parse(policy)])
 
 
-def _find(run_dir: Path, name: str, namespace: str) -> dict[str, Any]:
-    """Raises Refused when the agent has none of this name, NoAgent."""
-    wanted = f"{namespace}/{name}" if namespace else name
+def _ask_policy(run_dir: Path, name: str, namespace: str, c: bool) -> control_pb2.GetPolicyResponse:
+    """Raises Refused with the agent's reason, which names those that there are; NoAgent."""
+    name, namespace = split_name(name, namespace)
     try:
-        statuses = ask(ControlClient(run_dir).list).policies
+        return ask(lambda: ControlClient(run_dir).get(name, namespace, c=c))
     except NoAgent as error:
-        raise NoAgent(f"{wanted}: no such file, and {error.message}") from error
-    known = {f"{each.namespace}/{each.name}" if each.namespace else each.name: each for each in statuses}
-    if wanted not in known:
-        names = ", ".join(sorted(known)) or "none"
-        raise Refused(f"{wanted}: no such file, and no policy of that name here; there are: {names}")
-    return as_fields(known[wanted])
+        raise NoAgent(f"{name}: no such file, and {error.message}") from error
+    except Refused as error:
+        raise Refused(f"{name}: no such file, and {error.message}") from error
 
 
 def _generate(policies: Sequence[Policy]) -> str:
@@ -192,6 +200,6 @@ def _generate(policies: Sequence[Policy]) -> str:
     try:
         with open_node() as facts:
             resolved = [Resolved(policy, resolve_policy(policy, facts)) for policy in policies]
-        return generate(make_plans(resolved))
-    except (PolicyErrors, PlanError, LineageError, KernelError, NodeUnknownError) as error:
+        return preview(make_plans(resolved))
+    except (PolicyErrors, PlanError, LineageError, SubstringTooLongError, KernelError, NodeUnknownError) as error:
         raise Refused(str(error)) from error

@@ -42,6 +42,11 @@ class ControlClient:
         request = control_pb2.DeletePolicyRequest(name=name, namespace=namespace)
         return self._call("DeletePolicy", request, control_pb2.DeletePolicyResponse)
 
+    def get(self, name: str, namespace: str, *, c: bool = False) -> control_pb2.GetPolicyResponse:
+        """c: the C as well."""
+        request = control_pb2.GetPolicyRequest(name=name, namespace=namespace, c=c)
+        return self._call("GetPolicy", request, control_pb2.GetPolicyResponse)
+
     def list(self) -> control_pb2.ListPoliciesResponse:
         return self._call("ListPolicies", control_pb2.ListPoliciesRequest(), control_pb2.ListPoliciesResponse)
 

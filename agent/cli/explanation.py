@@ -12,6 +12,7 @@ from agent.policy.errors import PolicyError, quote
 from agent.policy.explain import Explanation, HookText, SelectorText
 from agent.policy.explain_cost import Cost
 from agent.policy.explain_words import count, either
+from agent.policy.gaps import Gap
 
 WIDTH = 110
 
@@ -22,10 +23,11 @@ def explanation_fields(explanation: Explanation, unasked: str) -> dict[str, Any]
         "asked": explanation.asked,
         "reason": unasked,
         "refusals": [error_fields(error) for error in explanation.refusals],
+        "not_enforced": list(map(gap_fields, explanation.gaps)),
     }
     traps = [{"where": trap.where, "source": str(trap.source), "text": trap.text} for trap in explanation.traps]
     fields = asdict(explanation) | {"node": node, "traps": traps}
-    return {name: value for name, value in fields.items() if name not in ("asked", "refusals")}
+    return {name: value for name, value in fields.items() if name not in ("asked", "refusals", "gaps")}
 
 
 def error_fields(error: PolicyError) -> dict[str, Any]:
@@ -37,6 +39,11 @@ def error_fields(error: PolicyError) -> dict[str, Any]:
         "message": error.what,
         "advice": error.advice,
     }
+
+
+def gap_fields(gap: Gap) -> dict[str, Any]:
+    """What is left out: by the names of the agent's own answer."""
+    return {"section": gap.section, "name": gap.name, "reason": gap.reason.value, "source": str(gap.source)}
 
 
 def explanation_lines(explanation: Explanation, unasked: str) -> Iterator[str]:
@@ -127,10 +134,19 @@ def _cost(cost: Cost) -> Iterator[str]:
 
 def _node(explanation: Explanation, unasked: str) -> Iterator[str]:
     if explanation.asked:
-        yield "this node refuses it" if explanation.refusals else "this node can do all of it"
+        yield _asked(explanation)
     else:
         yield f"this node was not asked: {unasked}"
         if explanation.refusals:
             yield "every node refuses it"
-    for error in explanation.refusals:
-        yield from _item(str(error))
+    for told in (*explanation.refusals, *explanation.gaps):
+        yield from _item(str(told))
+
+
+def _asked(explanation: Explanation) -> str:
+    if explanation.refusals:
+        return "this node refuses it"
+    if not explanation.gaps:
+        return "this node can do all of it"
+    some = any(hook.places for hook in explanation.hooks)
+    return "this node can do it in part: not enforced are" if some else "nothing of it is enforced on this node"

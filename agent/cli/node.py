@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,15 +15,13 @@ from agent.kernel.node_facts import NodeFacts
 from agent.kernel.process_scan import read_host_namespaces
 from agent.placing import Placer, Resolved
 from agent.policy.access import PointHook
-from agent.policy.codegen import Placement, compile_module
+from agent.policy.automaton import SubstringTooLongError
 from agent.policy.errors import PolicyError, PolicyErrors, Problems
 from agent.policy.explain import NodeView
-from agent.policy.facts import FactsError
 from agent.policy.lineage import LineageError, LineageTable, needs_of
 from agent.policy.model import Policy
 from agent.policy.plan import PlanError, PointPlan, hook_points, plan_hooks
-from agent.policy.resolve import resolve_hook
-from agent.policy.resolve_actions import check_enforcers
+from agent.policy.resolve import check_policy, resolve_hook
 from agent.policy.user_facts import HookFacts
 
 _TOO_LARGE = "use fewer selectors or values, or spread them over several hook points"
@@ -69,7 +66,7 @@ def look_at(policy: Policy, facts: HookFacts) -> NodeView:
     if not errors:
         try:
             plans = make_plans([Resolved(policy, tuple(each for places in hooks for each in places))])
-        except (PlanError, LineageError, KernelError) as error:
+        except (PlanError, LineageError, SubstringTooLongError, KernelError) as error:
             source = policy.source
             errors.append(PolicyError(source.file, source.line, source.column, str(error), _TOO_LARGE))
     return NodeView(hooks, plans, tuple(errors))
@@ -87,39 +84,26 @@ def _resolve(policy: Policy, facts: HookFacts, errors: list[PolicyError]) -> tup
             errors += error.errors
             found = ()
         places.append(found)
-    _check_enforcers(policy, facts, errors)
+    _check_rest(policy, facts, errors)
     return tuple(places)
 
 
-def _check_enforcers(policy: Policy, facts: HookFacts, errors: list[PolicyError]) -> None:
+def _check_rest(policy: Policy, facts: HookFacts, errors: list[PolicyError]) -> None:
+    """What is wrong with a policy beside its hooks."""
     problems = Problems()
     try:
-        check_enforcers(policy, facts, problems)
+        check_policy(policy, facts, problems)
         problems.check()
     except PolicyErrors as error:
         errors += error.errors
-    except FactsError as error:
-        source = policy.source
-        errors.append(PolicyError(source.file, source.line, source.column, error.what, error.advice))
 
 
 def make_plans(resolved: Sequence[Resolved]) -> tuple[PointPlan, ...]:
-    """Of all hook points of these policies together. Raises PlanError, LineageError, KernelError."""
+    """Of all hook points of these policies together. Raises PlanError, LineageError, SubstringTooLongError,
+    KernelError.
+    """
     selectors = (selector for each in resolved for hook in each.policy.hooks for selector in hook.selectors)
     lineage = LineageTable().change(needs_of(selectors), 0)
     placed = Placer(read_host_namespaces()).place(resolved, (), lineage)
     points = frozenset().union(*map(hook_points, placed))
     return tuple(plan_hooks(placed, points).values())
-
-
-def generate(plans: Sequence[PointPlan]) -> str:
-    """The C text of some plans. What an agent numbers as it goes is made up: hook points, slots, serial numbers of
-    policies, bits.
-    """
-    slots = itertools.count()
-    return compile_module([(plan, _place(number, plan, slots)) for number, plan in enumerate(plans, 1)])
-
-
-def _place(number: int, plan: PointPlan, slots: Iterator[int]) -> Placement:
-    enter, leave = (tuple(itertools.islice(slots, len(plan.chunks))) for _ in range(2))
-    return Placement(number, 1, enter, leave if plan.has_return else ())

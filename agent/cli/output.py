@@ -68,6 +68,14 @@ def shown(file: str) -> str:
     return "<stdin>" if file == STDIN else file
 
 
+def split_name(name: str, namespace: str) -> tuple[str, str]:
+    """Name and namespace of `NAME` or `NAMESPACE/NAME`."""
+    if namespace or "/" not in name:
+        return name, namespace
+    namespace, _, name = name.partition("/")
+    return name, namespace
+
+
 def print_json(value: object) -> None:
     """Indented; texts as they are."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -16,16 +16,31 @@ import click
 from agent.api import control_pb2
 from agent.cli.authoring import check, explain, show
 from agent.cli.client import ControlClient
-from agent.cli.output import EXIT_REFUSED, as_fields, ask, json_option, print_json, print_table, read_file, shown
+from agent.cli.output import (
+    EXIT_REFUSED,
+    NoAgent,
+    Refused,
+    as_fields,
+    ask,
+    json_option,
+    print_json,
+    print_table,
+    read_file,
+    shown,
+    split_name,
+)
 from agent.cli.schema import schema
 from agent.policy.model import PolicyMode
 
 HEADER = (
-    "ID", "NAME", "NAMESPACE", "KIND", "STATE", "MODE", "CONTAINERS", "HOOKS", "POST", "ENFORCED", "MONITORED", "ERROR",
+    "ID", "NAME", "NAMESPACE", "KIND", "STATE", "MODE", "CONTAINERS", "HOOKS", "KERNELMEMORY", "POST", "ENFORCED",
+    "MONITORED", "ERROR",
 )  # fmt: skip
+GAP_HEADER = ("POLICY", "HOOK", "NOT ENFORCED", "REASON")
 SELECTOR_HEADER = ("POLICY", "HOOK", "SELECTOR", "LABEL", "AT", "DID")
 ENFORCING = ("sigkill", "signal", "override", "notify_enforcer", "set")
 MAX_HOOKS = 3  # in a cell of the table
+IN_FORCE = ("enabled", "partial")
 
 mode_choice = click.Choice([mode.value for mode in PolicyMode])
 namespace_option = click.option(
@@ -50,19 +65,34 @@ for command in (check, explain, show, schema):
 def add(run_dir: Path, files: Sequence[str], mode: str | None, output: str) -> None:
     """Put policies in force. All of a file or none; one of the same name is replaced. FILE - is standard input.
 
-    In mode monitor actions that enforce are left out and counted.
+    In mode monitor actions that enforce are left out and counted. Every fault of every file is told, and a file
+    without any is in force all the same; exit status 1 when one is not.
     """
     client = ControlClient(run_dir)
     statuses: list[control_pb2.PolicyStatus] = []
-    for file in files:
-        statuses += ask(partial(client.add, shown(file), read_file(file), mode or "")).policies
+    refusals: list[str] = []
+    for file, text in [(file, read_file(file)) for file in files]:
+        try:
+            statuses += ask(partial(client.add, shown(file), text, mode or "")).policies
+        except NoAgent:
+            raise
+        except Refused as error:
+            refusals.append(error.message)
     if output == "json":
         print_json(list(map(as_fields, statuses)))
-        return
+    else:
+        _print_added(statuses)
+    if refusals:
+        raise Refused("\n".join(refusals))
+
+
+def _print_added(statuses: Sequence[control_pb2.PolicyStatus]) -> None:
     for status in statuses:
         state = f"{status.state} in monitor mode" if status.mode == PolicyMode.MONITOR.value else status.state
         done = f"{status.change}, {state} after {status.milliseconds} ms"
         click.echo(f"{_key(status)}: {done}, selects {status.containers} containers")
+        for gap in status.not_enforced:
+            click.echo(f"{gap.source}: {gap.section}: {gap.name} is not enforced here: {gap.reason}", err=True)
     _print_notes(statuses)
 
 
@@ -77,7 +107,7 @@ def set_mode(run_dir: Path, name: str, mode: str, namespace: str, output: str) -
 
     It is one write: a call sees the one mode or the other.
     """
-    name, namespace = _split(name, namespace)
+    name, namespace = split_name(name, namespace)
     status = ask(lambda: ControlClient(run_dir).set_mode(name, namespace, mode)).policy
     if output == "json":
         print_json([as_fields(status)])
@@ -92,7 +122,7 @@ def set_mode(run_dir: Path, name: str, mode: str, namespace: str, output: str) -
 @click.pass_obj
 def delete(run_dir: Path, name: str, namespace: str, output: str) -> None:
     """End a policy."""
-    name, namespace = _split(name, namespace)
+    name, namespace = split_name(name, namespace)
     status = ask(lambda: ControlClient(run_dir).delete(name, namespace)).policy
     if output == "json":
         print_json([as_fields(status)])
@@ -107,18 +137,22 @@ def delete(run_dir: Path, name: str, namespace: str, output: str) -> None:
 def list_(run_dir: Path, selectors: bool, output: str) -> None:
     """The policies of this node. Exit status 1 when one of them is not in force.
 
-    POST counts events, ENFORCED what was done to processes, MONITORED what monitor mode left out.
+    POST counts events, ENFORCED what was done to processes, MONITORED what monitor mode left out. STATE partial: all of
+    the policy is in force but for what the table below says; not_hooked: nothing of it is.
     """
     statuses = ask(ControlClient(run_dir).list).policies
     if output == "json":
         print_json(list(map(as_fields, statuses)))
     else:
         print_table(map(_row, statuses), HEADER)
+        if gaps := [row for status in statuses for row in _gap_rows(status)]:
+            click.echo()
+            print_table(gaps, GAP_HEADER)
         if selectors:
             click.echo()
             print_table((row for status in statuses for row in _selector_rows(status)), SELECTOR_HEADER)
         _print_notes(statuses)
-    if any(status.state != "enabled" for status in statuses):
+    if any(status.state not in IN_FORCE for status in statuses):
         sys.exit(EXIT_REFUSED)
 
 
@@ -133,11 +167,21 @@ def _row(status: control_pb2.PolicyStatus) -> tuple[object, ...]:
         status.mode,
         status.containers,
         _few(status.hooks),
+        _kibibytes(status.kernel_memory_bytes),
         actions.get("post", 0),
         _sum(actions, ENFORCING),
         _sum(actions, [f"monitor_{name}" for name in ENFORCING]),
         status.error,
     )
+
+
+def _kibibytes(number: int) -> str:
+    return f"{number / 1024:.1f} KiB" if number else "-"
+
+
+def _gap_rows(status: control_pb2.PolicyStatus) -> Iterable[tuple[object, ...]]:
+    """What is not enforced, and why."""
+    return ((_key(status), gap.section, gap.name, gap.reason) for gap in status.not_enforced)
 
 
 def _few(hooks: Sequence[str]) -> str:
@@ -161,14 +205,6 @@ def _print_notes(statuses: Iterable[control_pb2.PolicyStatus]) -> None:
     """What is not enforced although the policies are, once each."""
     for note in sorted({note for status in statuses for note in status.notes}):
         click.echo(f"note: {note}", err=True)
-
-
-def _split(name: str, namespace: str) -> tuple[str, str]:
-    """Name and namespace of `NAME` or `NAMESPACE/NAME`."""
-    if namespace or "/" not in name:
-        return name, namespace
-    namespace, _, name = name.partition("/")
-    return name, namespace
 
 
 def _key(status: control_pb2.PolicyStatus) -> str:

@@ -114,7 +114,10 @@ def number_fields(bits: int, signed: bool, words: Callable[[int], Fields] | None
 def _bytes(item: Item | None) -> Fields:
     if item is None or item.is_number or item.flags & UNREADABLE:
         return {"base64": None, "unreadable": True}
-    return {"base64": base64.b64encode(item.data).decode()} | _cut(item)
+    fields: Fields = {"base64": base64.b64encode(item.data).decode()} | _cut(item)
+    if item.flags & CUT_TAIL and item.mode > len(item.data):
+        fields["size"] = item.mode
+    return fields
 
 
 def _blob(kind: str, item: Item | None) -> Fields:

@@ -100,7 +100,7 @@ def _known(event: RawEvent, rule: RuleName) -> Fields:
     items = event.items
     fields: Fields = dict(rule.what)
     fields["selector"] = event.selector
-    if event.selector < len(rule.selectors) and (label := rule.selectors[event.selector].label):
+    if label := rule.label(event.selector):
         fields["selector_label"] = label
     fields["args"] = [argument(items, arg) for arg in rule.args]
     if rule.data:
@@ -117,6 +117,8 @@ def _actions(event: RawEvent, rule: RuleName) -> Fields:
     fields = _done("", entry.without if monitored else entry.names)
     if event.return_selector != NO_SELECTOR:
         fields["return_selector"] = event.return_selector
+        if label := rule.label(event.return_selector):
+            fields["return_selector_label"] = label
         fields |= _done("return_", late.without if monitored else late.names)
     if would := entry.would + late.would:
         fields |= {"would": list(would)} if monitored else _enforced(event.error)
@@ -139,6 +141,8 @@ def _flags(event: RawEvent) -> Fields:
         fields["deferred"] = True
     if event.is_cut:
         fields["incomplete"] = True
+    if event.is_of_socket:
+        fields["socket_owner"] = True
     return fields
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from agent.events.lookups import ALLOW_LOOKUPS
 from agent.events.messages import rule_message, split_policy, workload_message
 from agent.logs import fields
-from agent.policy.plan import PlacedPolicy
+from agent.policy.placed import PlacedPolicy
 from agent.workload.identity import WorkloadId
 from agent.workload.registry import Record
 

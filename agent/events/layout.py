@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of bpf/maps/events.h, little endian; tests/unit/test_layout.py compares the two.
+"""The records of bpf/maps/events.h, little endian; tests/unit/test_layout.py compares the two.
 
-A record is a header and then `items` items: each an item header and its bytes, padded to a multiple of ALIGNMENT.
+An event is a header and then `items` items: each an item header and its bytes, padded to a multiple of ALIGNMENT. What
+a value has beyond its item comes before the event, in parts; a second item of the value's id says which they are.
 """
 
 from __future__ import annotations
@@ -12,19 +13,28 @@ import struct
 HEADER = struct.Struct("<IHHQQIIIIIHHiHH16sQ")
 # id len mode flags kind reserved
 ITEM = struct.Struct("<IIIBBH")
+# size kind reserved len offset serial
+PART = struct.Struct("<IHHIIQ")
+# serial size reserved
+REST = struct.Struct("<QII")
 ALIGNMENT = 8
 
 KIND_POLICY = 1
+KIND_PART = 2
+KIND_AT = 4  # where the kind is, in every record
 
 FLAG_DEFERRED = 1
 FLAG_RETURN = 2
 FLAG_MONITOR = 4
 FLAG_CUT = 8
+FLAG_PARTED = 16
+FLAG_SOCKET = 32
 
 NO_SELECTOR = 0xFFFF
 
 ITEM_NUMBER = 0
 ITEM_BLOB = 1
+ITEM_REST = 2
 NUMBER_BYTES = 8
 MAX_BLOB = 327_360  # what maxData allows, the most that one value can have
 

@@ -19,11 +19,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from agent.events.decoder import DecodeError, RawEvent, parse_event
+from agent.events.decoder import DecodeError, RawEvent, is_part, parse_event, parse_part
 from agent.events.encoder import encode_event, encode_line, encode_unannounced, event_fields, is_posted
 from agent.events.guard import PERIOD_S, Guard
 from agent.events.helper import Helper, module_command
 from agent.events.lookups import ALLOW_LOOKUPS, Lookups, wanted
+from agent.events.parts import Parts
 from agent.events.ring import RingBuffer
 from agent.events.subscribers import Subscribers
 from agent.events.symbols import Stacks
@@ -55,6 +56,7 @@ class EventProcess:
         self._readers = Subscribers()
         self._stacks = Stacks(Helper(module_command("agent.events.symbols_main")))
         self._lookups = Lookups(Helper(module_command("agent.events.lookups_main")) if allow_lookups else None)
+        self._parts = Parts()
         self._told: Counter[str] = Counter()
         self._tell_at = 0.0
         self._poll = select.epoll()
@@ -92,7 +94,7 @@ class EventProcess:
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _counters(self) -> Counter[str]:
-        return self._stacks.counters + self._lookups.counters
+        return self._stacks.counters + self._lookups.counters + self._parts.counters
 
     def _tell_counters(self) -> None:
         """To the agent, once in a period; what it does not take now is told with the next."""
@@ -138,12 +140,19 @@ class EventProcess:
 
     def _read_ring(self) -> None:
         records = self._ring.read(BATCH)
-        if not records or not (len(self._readers) or self._tables.looks_up):
+        if not len(self._readers):
+            self._parts.clear()
+            if not self._tables.looks_up:
+                return
+        if not records:
             return
         offset = boot_offset()
         for record in records:
             try:
-                self._take(parse_event(record), len(record), offset)
+                if is_part(record):
+                    self._parts.add(parse_part(record))
+                else:
+                    self._take(parse_event(record), len(record), offset)
             except DecodeError as error:
                 self._readers.push(encode_line({"type": "error", "reason": str(error)}))
 
@@ -155,6 +164,9 @@ class EventProcess:
             return
         if not len(self._readers):
             return
+        if event.is_parted:
+            event = self._parts.complete(event)
+            size += sum(item.rest.size for item in event.items.values() if item.rest)
         if event.has_stack:
             self._stacks.add(event, event_fields(event, tables, offset), size)
         else:

@@ -68,6 +68,10 @@ class RuleName:
             known[return_selector].at_return if return_selector < len(known) else NO_ACTIONS,
         )
 
+    def label(self, selector: int) -> str:
+        """Of a selector, "" when it has none."""
+        return self.selectors[selector].label if selector < len(self.selectors) else ""
+
     @property
     def looks_up(self) -> bool:
         return any(selector.entry.looks_up or selector.at_return.looks_up for selector in self.selectors)
@@ -87,7 +91,7 @@ def parse_rule(fields: Mapping[str, Any]) -> RuleName:
 def _what(fields: Mapping[str, Any]) -> dict[str, Any]:
     kind, function, call = HookKind(fields["kind"]), str(fields["function"]), str(fields["call"])
     what = {"hook": kind.value} | _place(kind, function, fields)
-    if call not in ("", function):
+    if call not in ("", function, fields["path"]):
         what["call"] = call
     if fields["message"]:
         what["message"] = str(fields["message"])

@@ -4,22 +4,29 @@
 A dispatcher is six instructions that tail-call one slot of a PROG_ARRAY, the head of its side of the hook point. It
 stays attached while the rules in the slot change; an empty slot falls through and the call goes on. Its link is pinned
 and holds it, and the pinned PROG_ARRAY holds the rules: all of it stays in force when the agent is killed.
+
+An offset means something in one file only. So a probe is attached through a descriptor of the file that is there now,
+once that is known to be the one that was looked at; the path is not looked up a second time.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.kernel import bpf
 from agent.kernel.errors import KernelError
 from agent.kernel.tracepoint import Tracepoints, syscall_event
+from agent.kernel.user_files import file_identity, open_regular
 from agent.policy.access import HookPoint, PointKind
-from agent.policy.codegen import Side
+from agent.policy.codegen_unit import Side
+from agent.policy.user_facts import UserFileError
 
 DEVICES = Path("/sys/bus/event_source/devices")
 MAX_REF_COUNTER = (1 << 32) - 1  # 32 bits of the event's config: uprobe_format_group of kernel/events/core.c
@@ -70,6 +77,14 @@ class Attachment:
             with program:
                 self._misses = bpf.program_info(program.fileno()).misses
         return self._misses
+
+    def memory(self) -> int:
+        """Bytes of kernel memory that the dispatcher takes."""
+        program = bpf.program_by_id(self.program)
+        if program is None:
+            return 0
+        with program:
+            return bpf.program_memory(program.fileno())
 
     def is_gone(self) -> bool:
         """Whether the kernel has taken the dispatcher down: it does so some time after `detach`."""
@@ -125,10 +140,14 @@ class Attacher:
         if side is Side.EXIT:
             config |= 1 << self._first_bit("retprobe")
         pmu = self._pmu()
-        try:
-            return bpf.open_uprobe_event(pmu, config, point.name, point.offset)
-        except KernelError as error:
-            raise KernelError(through(point, side), error.code, _probe_hint(error.code)) from error
+        with _looked_at(point, side) as fd:
+            event = _open_probe(point, side, pmu, config, fd)
+            try:
+                _check_file(point, side, fd)
+            except KernelError:
+                event.close()
+                raise
+            return event
 
     def _pmu(self) -> int:
         try:
@@ -143,6 +162,37 @@ class Attacher:
         if found is None:
             raise KernelError(f"no {path}", 0, f"this kernel's uprobes have no {field}")
         return int(found["first"])
+
+
+@contextmanager
+def _looked_at(point: HookPoint, side: Side) -> Iterator[int | None]:
+    """Of the file that the point's offset belongs to; None when the point names none. Raises KernelError."""
+    if point.file is None:
+        yield None
+        return
+    try:
+        fd = open_regular(point.name)
+    except UserFileError as error:
+        raise KernelError(through(point, side), 0, str(error)) from error
+    try:
+        _check_file(point, side, fd)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_probe(point: HookPoint, side: Side, pmu: int, config: int, fd: int | None) -> bpf.Fd:
+    path = point.name if fd is None else f"/proc/self/fd/{fd}"
+    try:
+        return bpf.open_uprobe_event(pmu, config, path, point.offset)
+    except KernelError as error:
+        raise KernelError(through(point, side), error.code, _probe_hint(error.code)) from error
+
+
+def _check_file(point: HookPoint, side: Side, fd: int | None) -> None:
+    if fd is not None and file_identity(os.fstat(fd)) != point.file:
+        hint = "another file is there than the one that was looked at, or it was written to since: add the policy again"
+        raise KernelError(through(point, side), 0, hint)
 
 
 def check_side(point: HookPoint, side: Side) -> None:

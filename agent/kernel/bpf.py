@@ -12,8 +12,10 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from types import TracebackType
 
 from agent.kernel.errors import KernelError
@@ -34,8 +36,8 @@ NAME_LEN = 16  # BPF_OBJ_NAME_LEN, its NUL included
 VERIFIER_LOG = 1 << 20
 LOG_WORDS = 4  # BPF_LOG_STATS: without each instruction's trace
 INFO_SIZE = 256
-# struct bpf_prog_info: id, xlated_prog_len, recursion_misses
-PROGRAM_INFO = struct.Struct("<4xI12xI184xQ")
+# struct bpf_prog_info: id, jited_prog_len, xlated_prog_len, recursion_misses
+PROGRAM_INFO = struct.Struct("<4xI8xII184xQ")
 INSTRUCTION_BYTES = 8
 
 
@@ -54,6 +56,8 @@ class Command(IntEnum):
     PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
     RAW_TRACEPOINT_OPEN = 17
+    MAP_UPDATE_BATCH = 26
+    MAP_DELETE_BATCH = 27
     LINK_CREATE = 28
 
 
@@ -65,6 +69,7 @@ class MapType(IntEnum):
     PROG_ARRAY = 3
     PERCPU_ARRAY = 6
     LRU_HASH = 9
+    LPM_TRIE = 11
     ARRAY_OF_MAPS = 12
     RINGBUF = 27
 
@@ -173,6 +178,30 @@ def delete(fd: int, key: bytes) -> bool:
             return False
         raise
     return True
+
+
+def update_many(fd: int, rows: Sequence[tuple[bytes, bytes]]) -> None:
+    """Keys and values of one size each. Some may be written when it raises."""
+    _batch(Command.MAP_UPDATE_BATCH, fd, [key for key, _ in rows], b"".join(value for _, value in rows))
+
+
+def delete_many(fd: int, wanted: Sequence[bytes]) -> None:
+    """Keys of one size; those that are not there do not matter."""
+    try:
+        _batch(Command.MAP_DELETE_BATCH, fd, wanted)
+    except KernelError as error:
+        if error.code != errno.ENOENT:  # it ends at the first that is not there
+            raise
+        for key in wanted:
+            delete(fd, key)
+
+
+def _batch(command: Command, fd: int, wanted: Sequence[bytes], values: bytes = b"") -> None:
+    """union bpf_attr, batch: in_batch, out_batch, keys, values, count, map_fd, elem_flags, flags."""
+    data = b"".join(wanted)
+    key_buffer, value_buffer = ctypes.create_string_buffer(data, len(data)), ctypes.create_string_buffer(values)
+    places = (_address(key_buffer), _address(value_buffer) if values else 0)
+    _bpf(command, struct.pack("<QQQQIIQQ", 0, 0, *places, len(wanted), fd, 0, 0))
 
 
 def keys(fd: int, size: int) -> list[bytes]:
@@ -287,11 +316,12 @@ def link_perf_event(program: int, event: Fd) -> Fd:
 
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
-    """Part of struct bpf_prog_info. instructions: as the kernel runs them. misses: how often the program was not run,
-    since its processor was in another one; of perf tracepoints counted since Linux 6.7.
+    """Part of struct bpf_prog_info. machine_code: bytes of it. instructions: as the kernel runs them. misses: how often
+    the program was not run, since its processor was in another one; of perf tracepoints counted since Linux 6.7.
     """
 
     id: int
+    machine_code: int
     instructions: int
     misses: int
 
@@ -299,8 +329,17 @@ class ProgramInfo:
 def program_info(fd: int) -> ProgramInfo:
     info = ctypes.create_string_buffer(INFO_SIZE)
     _bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, INFO_SIZE, _address(info)))
-    identifier, size, misses = PROGRAM_INFO.unpack_from(info.raw)
-    return ProgramInfo(identifier, size // INSTRUCTION_BYTES, misses)
+    identifier, machine_code, size, misses = PROGRAM_INFO.unpack_from(info.raw)
+    return ProgramInfo(identifier, machine_code, size // INSTRUCTION_BYTES, misses)
+
+
+def program_memory(fd: int) -> int:
+    """Bytes of kernel memory that a program takes: the pages with its instructions, and its machine code."""
+    for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "memlock":
+            return int(value) + program_info(fd).machine_code
+    raise KernelError(f"no memlock in the fdinfo of program {program_info(fd).id}", 0)
 
 
 def program_by_id(identifier: int) -> Fd | None:

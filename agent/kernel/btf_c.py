@@ -8,7 +8,7 @@ sizes. It drops what does not change layout: const and volatile, tags, and the p
 `CText.asserts` lets a compiler confirm every size and offset.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.kernel.btf import ALIASES, COMPOSITES, ENUMS, MAX_DEPTH, Btf, BtfError, Kind
@@ -26,21 +26,26 @@ class Roots:
     """What to declare.
 
     `required` and `optional` are names of structs, unions, typedefs or enums; a required one that the BTF lacks is an
-    error. `constants` are enumerators, or with a final * their beginnings, whose anonymous enums are wanted.
+    error. `constants` are enumerators, or with a final * their beginnings, whose anonymous enums are wanted. `members`
+    are those of roots, as pairs of names, that not every kernel has.
     """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
+    members: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CText:
-    """`text` declares the types; `asserts`, after it, checks them; `enumerators` are the constants that it defines."""
+    """`text` declares the types; `asserts`, after it, checks them; `enumerators` are the constants that it defines.
+    `lacking`: optional roots that the BTF does not have, and members as `struct_member`.
+    """
 
     text: str
     asserts: str
     enumerators: frozenset[str]
+    lacking: tuple[str, ...] = ()
 
 
 def declare(btf: Btf, roots: Roots) -> CText:
@@ -53,14 +58,13 @@ def declare(btf: Btf, roots: Roots) -> CText:
         writer.define(type_id)
     for type_id in found:
         writer.define(type_id)
-    return writer.finish()
+    return replace(writer.finish(), lacking=(*_absent(btf, roots.optional), *_absent_members(btf, roots.members)))
 
 
 def _find_roots(btf: Btf, roots: Roots) -> tuple[int, ...]:
     ids, missing = [], []
     for name in dict.fromkeys(roots.required + roots.optional):
-        candidates = (btf.find(kind, name) for kind in _ROOT_KINDS)
-        type_id = next((i for i in candidates if i is not None), None)
+        type_id = _find(btf, name)
         if type_id is not None:
             ids.append(type_id)
         elif name in roots.required:
@@ -68,6 +72,25 @@ def _find_roots(btf: Btf, roots: Roots) -> tuple[int, ...]:
     if missing:
         raise BtfError(f"it does not describe {', '.join(missing)}")
     return tuple(ids)
+
+
+def _find(btf: Btf, name: str) -> int | None:
+    candidates = (btf.find(kind, name) for kind in _ROOT_KINDS)
+    return next((found for found in candidates if found is not None), None)
+
+
+def _absent(btf: Btf, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if _find(btf, name) is None)
+
+
+def _absent_members(btf: Btf, members: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """Those of their own, not of anonymous structures in them."""
+    absent = []
+    for name, member in members:
+        root = _find(btf, name)
+        if root is None or all(each.name != member for each in btf.members(root)):
+            absent.append(f"{name}_{member}")
+    return tuple(absent)
 
 
 def _constant_enums(btf: Btf, constants: tuple[str, ...]) -> list[int]:

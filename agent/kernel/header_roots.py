@@ -2,6 +2,7 @@
 """Which kernel types BPF programs may use: the roots of the header that is made from the kernel's BTF.
 
 A type that is only pointed to by these is declared but not defined. Add a type here when a program reads its members.
+Of what is optional and not there the header defines PODGATE_LACKS_<name>: what reads it is left out of bpf/ then.
 """
 
 from typing import Final
@@ -53,6 +54,8 @@ _EVENT_TYPES: Final = """
 KERNEL_ROOTS: Final = Roots(
     required=tuple((_BASE_TYPES + _REQUIRED).split()),
     optional=tuple((_OPTIONAL + _EVENT_TYPES).split()),
+    # What bpf/ reads and a kernel without IPv6 lacks.
+    members=(("sock_common", "skc_v6_daddr"), ("sock_common", "skc_v6_rcv_saddr")),
     # `false` brings the enum of false and true; BPF_ the flags of maps and helpers, macros before Linux 5.8.
     constants=("BPF_*", "TASK_COMM_LEN", "TRACE_EVENT_FL_TRACEPOINT", "false"),
 )

@@ -97,6 +97,7 @@ def _kconfig(declarations: CText, page_size: int) -> Iterator[str]:
     yield '#include "../podgate_btf.h"\n'
     yield "#define _UAPI__LINUX_BPF_H__\n#define _UAPI_LINUX_TYPES_H\n#define _LINUX_TYPES_H\n"
     yield _PRELUDE
+    yield from (f"#define PODGATE_LACKS_{name} 1\n" for name in declarations.lacking)
     yield f"#define PAGE_SHIFT {page_size.bit_length() - 1}\n#define PAGE_SIZE {page_size}\n"
     if "TASK_COMM_LEN" not in declarations.enumerators:
         # A macro before Linux 5.17, which BTF does not carry.

@@ -30,7 +30,7 @@ DEFAULT_CACHE: Final = Path("/var/cache/podgate/headers")
 VMLINUX_BTF: Final = Path("/sys/kernel/btf/vmlinux")
 MODULES: Final = Path("/lib/modules")
 # To be raised with every change of what is generated but the roots, so that trees of older versions are not used.
-GENERATOR_VERSION: Final = 1
+GENERATOR_VERSION: Final = 2
 # The running kernel's tree, and those to go back to: a node boots its previous kernel after a bad upgrade.
 KEEP_TREES: Final = 3
 

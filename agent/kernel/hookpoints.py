@@ -39,7 +39,7 @@ from agent.kernel.waiting import waiting_attachments
 from agent.logs import fields
 from agent.policy import codegen
 from agent.policy.access import HookPoint
-from agent.policy.codegen import Placement, Side
+from agent.policy.codegen_unit import Placement, Side
 from agent.policy.plan import PointPlan
 
 log = logging.getLogger("podgate.hookpoints")
@@ -183,6 +183,16 @@ class HookPoints(Generic[P]):
     def describe(self) -> tuple[PointStatus, ...]:
         """Every hook point, in the order of `points`."""
         return tuple(self._status(point, self._points[point]) for point in self.points())
+
+    def memory(self) -> dict[HookPoint, int]:
+        """Bytes of kernel memory that the programs of each hook point take, its dispatchers too."""
+        return {point: self._memory(state) for point, state in list(self._points.items())}
+
+    def _memory(self, state: _Point[P]) -> int:
+        array = self._parts.arrays[PROGRAM_TYPES[state.asked.point.kind]]
+        halves = list(state.halves.values())
+        slots = (slot for half in halves for slot in (half.head, *half.further))
+        return sum(map(array.memory, slots)) + sum(half.attachment.memory() for half in halves)
 
     def close(self) -> None:
         """Detaches everything."""

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 from agent.kernel.bpf import NO_PREALLOC, MapType
 from agent.policy.automaton import TABLE_BYTES
+from agent.policy.sets import MAX_LENGTHS, PARTS, ROOMS
 
-POLICY_WORDS = 16
+POLICY_WORDS = 32
 STATE_PENDING = 1
 STATE_ARMED = 2
 QUARANTINE = (1 << 64) - 1  # the owner of quarantined cgroups' records: PG_QUARANTINE
 FLAG_POD = 1
 NESTED_MAX = 1024  # records of cgroups below one container: PG_NESTED_MAX
-BINDING = struct.Struct("<QQ16QIIII")
+BINDING = struct.Struct(f"<QQ{POLICY_WORDS}QIIII")
 CGROUP_KEY = struct.Struct("<Q")
 ERROR_SITE = struct.Struct("<Ii")
 SELFCHECK = struct.Struct("<QQ")
@@ -40,8 +41,15 @@ COUNTERS = (
     "lineage_full",
     "no_context",
     "return_lost",
+    "data_lost",
 )
-FILES = {1: "bpf/lib/syscall.h", 2: "bpf/base/base.c", 3: "bpf/base/doors.c", 4: "bpf/lib/rules.h"}  # PG_FILE
+FILES = {  # PG_FILE
+    1: "bpf/lib/syscall.h",
+    2: "bpf/base/base.c",
+    3: "bpf/base/doors.c",
+    4: "bpf/lib/rules.h",
+    5: "bpf/lib/socks.h",
+}
 
 DOORS = struct.Struct("<IIQQQQ")
 HELD = struct.Struct("<QQQ")
@@ -57,8 +65,8 @@ MAX_ENTERING = 16384  # processes of exec helpers at once
 CONTEXTS = 4  # PG_CONTEXTS
 SLOTS = 16  # PG_SLOTS
 STRING_BYTES = 4368
-CALL_BYTES = 3848
-RECORD_BYTES = 80 + 16384 + 4352
+CALL_BYTES = 3976
+RECORD_BYTES = 80 + 16384 + 4352 + 8
 RETURN_BYTES = 8848
 RETURN_KEY = struct.Struct("<QQII")
 STRING_CONTEXT_AT = 12  # struct pg_string.context
@@ -76,6 +84,18 @@ MODES = struct.Struct(f"<{POLICY_WORDS}Q")
 MAX_STATS = 65536  # selectors of all policies, those of the return counted twice
 MAX_RATES = 16384  # equal events in all rate-limited selectors; the least used go first
 MAX_AUTOMATA = 4096  # SubString filters whose values differ
+# Texts in sets, by the room of their keys. Of the least as many as a file can have values, twice: the new beside the
+# old; of the others about four times as many as fit into a file of 1 MiB.
+MAX_SET_TEXTS = {64: 131_072, 256: 65_536, 1024: 16_384, 4096: 4096}
+MAX_SET_PARTS = {56: 131_072, 248: 65_536}  # the same of heads and tails
+MAX_LENGTH_TABLES = 1024  # sets with heads or tails that are longer, 4 KiB each
+# Networks, and the parts of ranges in sets: what two files can have of them when each is in four parts.
+MAX_SET_RANGES = 524_288
+RANGE_KEY_BYTES = 24
+# Tracked sockets: 2.3 MiB, there from the beginning as LRU maps are; the least used go first.
+MAX_SOCKS = 16_384
+# struct pg_owner: sock, inode, tuple, record, cgroup, task, start, pid, tid, uid, reserved, comm
+OWNER = struct.Struct("<7QIIII16s")
 MAX_ENFORCER = 4096  # threads between a NotifyEnforcer and the call that it means
 MAX_RETURNS = 4096  # calls whose return a rule waits for, one for each program of the hook point
 
@@ -98,6 +118,16 @@ LINEAGE_SLOTS = 1 + 2 * LINEAGE_EVENTS  # slot 0 is nobody's: a set of 0 says th
 MAX_PROGRAM_SLOTS = 4096
 
 _WORD = (1 << 64) - 1
+
+
+# Around the key and value of one entry of a HASH with NO_PREALLOC: struct htab_elem, and the link of the allocator that
+# it came from (LLIST_NODE_SZ): kernel/bpf/hashtab.c, kernel/bpf/memalloc.c.
+ENTRY_HEAD = 48 + 8
+
+
+def entry_bytes(key: int, value: int) -> int:
+    """Bytes of kernel memory that one entry of such a map takes; sizes in bytes."""
+    return ENTRY_HEAD + -(-key // 8) * 8 + -(-value // 8) * 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +159,19 @@ def map_specs(ring_bytes: int, bindings: int) -> tuple[MapSpec, ...]:
         MapSpec("deferred", MapType.HASH, 8, 112, MAX_DEFERRED, NO_PREALLOC),
         MapSpec("awaited", MapType.HASH, RETURN_KEY.size, 104, MAX_DEFERRED, NO_PREALLOC),
         MapSpec("returns", MapType.HASH, RETURN_KEY.size, RETURN_BYTES, MAX_RETURNS, NO_PREALLOC),
+        MapSpec("exec_awaited", MapType.HASH, 8, 8, MAX_DEFERRED, NO_PREALLOC),
         MapSpec("return_scratch", MapType.PERCPU_ARRAY, 4, RETURN_BYTES, CONTEXTS),
         MapSpec("stats", MapType.HASH, 8, STAT.size, MAX_STATS, NO_PREALLOC),
         MapSpec("modes", MapType.ARRAY, 4, MODES.size, 1),
         MapSpec("rates", MapType.LRU_HASH, 24, 8, MAX_RATES),
         MapSpec("automata", MapType.HASH, 4, TABLE_BYTES, MAX_AUTOMATA, NO_PREALLOC),
+        *(MapSpec(f"texts_{room}", MapType.HASH, 8 + room, 4, MAX_SET_TEXTS[room], NO_PREALLOC) for room in ROOMS),
+        *(MapSpec(f"parts_{n}", MapType.LPM_TRIE, 8 + n, 4, MAX_SET_PARTS[n], NO_PREALLOC) for n in PARTS),
+        MapSpec("lengths", MapType.HASH, 4, 2 * MAX_LENGTHS, MAX_LENGTH_TABLES, NO_PREALLOC),
+        MapSpec("ranges", MapType.LPM_TRIE, RANGE_KEY_BYTES, 4, MAX_SET_RANGES, NO_PREALLOC),
         MapSpec("enforcer", MapType.HASH, 8, 4, MAX_ENFORCER, NO_PREALLOC),
+        MapSpec("socks", MapType.LRU_HASH, 8, OWNER.size, MAX_SOCKS),
+        MapSpec("owners", MapType.PERCPU_ARRAY, 4, OWNER.size, 2 * CONTEXTS),
         MapSpec("exec_text", MapType.HASH, 8, 4096, MAX_EXEC_TEXTS, NO_PREALLOC),
         MapSpec("exec_scratch", MapType.PERCPU_ARRAY, 4, 4096, 1),
         MapSpec("selfcheck", MapType.ARRAY, 4, SELFCHECK.size, 1),

@@ -38,14 +38,28 @@ from agent.kernel.process_scan import (
     read_snapshot,
 )
 from agent.kernel.slots import Grace
-from agent.policy.lineage import EXEC, EXIT, FORK, PROGRAMS, LineageNeeds, LineageTable, TextCondition, compile_lineage
+from agent.kernel.value_sets import ValueSets
+from agent.policy.codegen_sets import set_condition
+from agent.policy.lineage import (
+    EXEC,
+    EXIT,
+    FORK,
+    PROGRAMS,
+    BinaryPredicate,
+    LineageNeeds,
+    LineageTable,
+    TextCondition,
+    compile_lineage,
+)
 from agent.policy.lineage import NOTE as NOTE_PROGRAM
-from agent.policy.model import NamespaceType
+from agent.policy.model import NamespaceType, Operator
+from agent.policy.sets import TextSet, text_set
 
 # A pass that writes is followed by another one. Each reaches one generation of those that were forked from a process
 # before it had its record; from the first pass on forks do that themselves: so many mean that something undoes them.
 MAX_PASSES = 32
 SETS = (1, 1 + LINEAGE_EVENTS)  # the first slots of the two sets
+FIRST_VALUES = 1 << 31  # numbers of sets of values: those of rules are lower (agent/placing.py)
 WRITE, FORGET = 0, 1  # enum pg_note_kind of bpf/maps/process.h
 _HINT = "the agent must be in the host's pid and time namespaces"
 
@@ -80,6 +94,9 @@ class Lineage:
         self._state_map = maps.fileno("lineage_state")
         self._note_map = maps.fileno("lineage_note")
         self._note: bpf.Fd | None = None
+        self._sets = ValueSets(maps)
+        self._numbers: dict[TextSet, int] = {}
+        self._last_number = FIRST_VALUES - 1
         self._grace = Grace()
         self._state = State()
         self._table = LineageTable()
@@ -97,12 +114,33 @@ class Lineage:
         table = before.change(needs, boot_time())
         if (table.placed, table.changes) == (before.placed, before.changes):
             return before
-        if table.is_empty:
-            self._stop()
-        else:
-            self._replace(table)
-        self._table = table
+        try:
+            if table.is_empty:
+                self._stop()
+            else:
+                self._write_sets(table)
+                self._replace(table)
+            self._table = table
+        finally:
+            self._forget_sets()
         return table
+
+    def _write_sets(self, table: LineageTable) -> None:
+        """Values of predicates that are too many for the programs. Raises KernelError."""
+        for wanted in value_sets(table):
+            if wanted not in self._numbers:
+                self._last_number += 1
+                self._sets.write(wanted, self._last_number)
+                self._numbers[wanted] = self._last_number
+
+    def _forget_sets(self) -> None:
+        """Those that the table in force does not have."""
+        for gone in self._numbers.keys() - value_sets(self._table):
+            self._sets.remove(self._numbers.pop(gone))
+
+    def _condition(self, name: str, operator: Operator, values: tuple[bytes, ...]) -> str:
+        many = text_set(operator, values)
+        return set_condition(name, many, self._numbers[many]) if many else self._text(name, operator, values)
 
     def settle(self) -> int:
         """Gives records to processes that got none when the map was full, and takes their marks back; how many there
@@ -140,7 +178,7 @@ class Lineage:
         """The programs of a table in place of those in force, and the scan."""
         host = _host_namespaces(self._procfs)
         programs = self._loader.load(
-            ProgramSource(compile_lineage(table, self._text), dict.fromkeys(PROGRAMS, bpf.ProgType.RAW_TRACEPOINT))
+            ProgramSource(compile_lineage(table, self._condition), dict.fromkeys(PROGRAMS, bpf.ProgType.RAW_TRACEPOINT))
         )
         earlier, old_note = self._state, self._note
         first = SETS[1] if earlier.first == SETS[0] else SETS[0]
@@ -250,6 +288,14 @@ class Lineage:
             process = read_process(self._procfs, pid)
             if process is None or not record.is_of(process):
                 self._tell(FORGET, pid, Record(record.start))
+
+
+def value_sets(table: LineageTable) -> frozenset[TextSet]:
+    """What of its predicates' values is in maps."""
+    predicates = (each.predicate for each in table.placed)
+    binaries = (each for each in predicates if isinstance(each, BinaryPredicate))
+    found = (text_set(Operator(each.operator), each.values) for each in binaries)
+    return frozenset(each for each in found if each)
 
 
 def _valid(table: LineageTable, moment: int) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from agent.kernel import bpf
 from agent.kernel.errors import KernelError
 from agent.kernel.layout import (
+    BINDING,
     CALL_BYTES,
     CALL_CONTEXT_AT,
     CGROUP_KEY,
@@ -38,6 +39,8 @@ from agent.workload.operations import Binding
 
 ZERO = bytes(4)
 SEARCH = struct.pack("<I", 1)
+# Calls that wait for their exit: maps, with the size of their keys, which begin with the thread id.
+WAITING = {"deferred": 8, "exec_text": 8, "enforcer": 8, "exec_awaited": 8, "awaited": 24, "returns": 24}
 
 
 class MapFullError(Exception):
@@ -159,7 +162,7 @@ class Bindings:
         bpf.delete(self._nested, key)
 
     def read(self, cgroup: CgroupId) -> BindingRecord | None:
-        data = bpf.lookup(self._bindings, CGROUP_KEY.pack(cgroup), 160)
+        data = bpf.lookup(self._bindings, CGROUP_KEY.pack(cgroup), BINDING.size)
         return BindingRecord.unpack(data) if data else None
 
     def set_host(self, policies: int) -> None:
@@ -314,7 +317,7 @@ def read_errors(maps: Maps) -> list[tuple[str, int, int]]:
 def drop_dead_calls(maps: Maps, lives: Callable[[int], bool]) -> int:
     """Takes out calls that wait for an exit which does not come: their threads died. lives: by thread id."""
     dropped = 0
-    for name, size in (("deferred", 8), ("exec_text", 8), ("enforcer", 8), ("awaited", 24), ("returns", 24)):
+    for name, size in WAITING.items():
         for key in bpf.keys(maps.fileno(name), size):
             if not lives(int.from_bytes(key[:4], "little")):
                 dropped += bpf.delete(maps.fileno(name), key)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from agent.kernel.facts import RunningKernel
 from agent.kernel.user_files import UserFiles
+from agent.kernel.user_writes import find_write_refusal
 
 
 class NodeFacts(RunningKernel, UserFiles):
@@ -16,8 +17,16 @@ class NodeFacts(RunningKernel, UserFiles):
         """`tracefs`: where it is mounted."""
         RunningKernel.__init__(self, tracefs)
         UserFiles.__init__(self)
+        self._write_refusal: str | None = None
 
     def release(self) -> None:
         """Give up what was read. It is read again when it is asked for."""
         RunningKernel.release(self)
         UserFiles.release(self)
+        self._write_refusal = None
+
+    def write_refusal(self) -> str:
+        """See `HookFacts.write_refusal`. Asked once for a batch: lockdown can come at any time, and never goes."""
+        if self._write_refusal is None:
+            self._write_refusal = find_write_refusal()
+        return self._write_refusal

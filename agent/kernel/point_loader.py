@@ -8,7 +8,8 @@ before the chain's first program is put into the head of its hook point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -18,11 +19,11 @@ from agent.kernel.errors import LoaderError
 from agent.kernel.loader import ProgramSource
 from agent.kernel.slots import SlotArray
 from agent.policy.access import HookPoint
-from agent.policy.codegen import Placement, ProgramName, Side
+from agent.policy.codegen_unit import Placement, ProgramName, Side
 from agent.policy.plan import PlanError
 
-# In one request to the loader. 100 KB of C took 11 s of its 30 on two busy processors, 0.1 ms a byte. A chunk has a
-# program for each side: fewer than its MAX_PROGRAMS.
+# In one request to the loader, unless one chunk alone is more. 100 KB of C took 11 s of its 30 on two busy processors,
+# 0.1 ms a byte. A chunk has a program for each side: fewer than its MAX_PROGRAMS.
 MAX_TEXT = 100_000
 MAX_CHUNKS = 100
 
@@ -50,7 +51,7 @@ class Compiler(Protocol[P]):
 
     def programs(self, plan: P, placement: Placement, /) -> Sequence[ProgramName]: ...
 
-    def compile_module(self, plans: list[tuple[P, Placement]], /) -> str: ...
+    def compile_module(self, plans: list[tuple[P, Placement]], chunks: Collection[int] | None = None, /) -> str: ...
 
 
 class Loads(Protocol):
@@ -161,14 +162,40 @@ class PointLoader(Generic[P]):
         }
 
     def _request(self, placed: Sequence[Placed[P]]) -> dict[HookPoint, Loaded[P]]:
+        programs: dict[str, bpf.Fd] = {}
+        with ExitStack() as undo:
+            for chunks in self._shares(placed):
+                for name, fd in self._load_chunks(placed, chunks).items():
+                    undo.callback(fd.close)
+                    programs[name] = fd
+            undo.pop_all()
+        return {draft.plan.point: self._fill(draft, placement, programs) for draft, placement in placed}
+
+    def _shares(self, placed: Sequence[Placed[P]]) -> Sequence[Collection[int] | None]:
+        """The chunks of one request after the other, of a plan that is too long for one; None: all of them."""
+        (draft, placement), *others = placed
+        if others or len(draft.plan.chunks) == 1:
+            return [None]
+        shares: list[list[int]] = []
+        room = 0
+        for number in range(len(draft.plan.chunks)):
+            size = len(self._compiler.compile_module([(draft.plan, placement)], [number]))
+            if not shares or size > room or len(shares[-1]) == MAX_CHUNKS:
+                shares.append([])
+                room = MAX_TEXT
+            shares[-1].append(number)
+            room -= size
+        return shares if len(shares) > 1 else [None]
+
+    def _load_chunks(self, placed: Sequence[Placed[P]], chunks: Collection[int] | None) -> dict[str, bpf.Fd]:
         types = {
             program.name: PROGRAM_TYPES[draft.plan.point.kind]
             for draft, placement in placed
             for program in self._compiler.programs(draft.plan, placement)
+            if chunks is None or program.chunk in chunks
         }
-        text = self._compiler.compile_module([(draft.plan, placement) for draft, placement in placed])
-        programs = self._loader.load(ProgramSource(text, types))
-        return {draft.plan.point: self._fill(draft, placement, programs) for draft, placement in placed}
+        text = self._compiler.compile_module([(draft.plan, placement) for draft, placement in placed], chunks)
+        return self._loader.load(ProgramSource(text, types))
 
     def _fill(self, draft: Draft[P], placement: Placement, programs: Mapping[str, bpf.Fd]) -> Loaded[P]:
         """Its further programs into their slots, which hold them from now on."""

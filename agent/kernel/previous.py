@@ -27,21 +27,21 @@ def calm_doors(previous: Path) -> tuple[str, ...]:
     stay, for what is held still. What failed, in words.
     """
     faults = []
-    for name in _generations(previous):
+    for generation in generations(previous):
         try:
-            with _open(previous / name / "maps" / "doors", len(ZERO), DOORS.size) as doors:
+            with _open(generation / "maps" / "doors", len(ZERO), DOORS.size) as doors:
                 _, *rest = DOORS.unpack(bpf.lookup(doors.fileno(), ZERO, DOORS.size) or bytes(DOORS.size))
                 bpf.update(doors.fileno(), ZERO, DOORS.pack(Treatment.REPORT, *rest))
         except KernelError as error:
-            faults.append(f"{previous / name}: {error}")
+            faults.append(f"{generation}: {error}")
     return tuple(faults)
 
 
 def find_left(previous: Path, bindings: Bindings) -> tuple[CgroupId, ...]:
     """The cgroups of containers that only earlier agents' rules guard. What cannot be read guards nobody."""
     found: set[CgroupId] = set()
-    for name in _generations(previous):
-        with suppress(KernelError), _open(previous / name / "maps" / "bindings", CGROUP_KEY.size, BINDING.size) as old:
+    for generation in generations(previous):
+        with suppress(KernelError), _open(generation / "maps" / "bindings", CGROUP_KEY.size, BINDING.size) as old:
             for cgroup, record in _records(old):
                 if record.owner == cgroup and not record.flags & FLAG_POD and bindings.read(cgroup) is None:
                     found.add(cgroup)
@@ -57,8 +57,9 @@ def _records(bindings: bpf.Fd) -> Iterator[tuple[CgroupId, BindingRecord]]:
             yield cgroup, BindingRecord.unpack(data)
 
 
-def _generations(previous: Path) -> list[str]:
-    return sorted(os.listdir(previous)) if previous.exists() else []
+def generations(previous: Path) -> list[Path]:
+    """The directories of earlier agents' pins, in the order of their names."""
+    return [previous / name for name in sorted(os.listdir(previous))] if previous.exists() else []
 
 
 def iterate_quarantined(generation: Path) -> Iterator[tuple[CgroupId, int]]:
@@ -88,10 +89,10 @@ def _open(pin: Path, key: int, value: int) -> bpf.Fd:
 def take_over(previous: Path, bindings: Bindings) -> tuple[int, tuple[str, ...]]:
     """How many quarantined cgroups were bound anew, and what could not be read, in words."""
     taken, faults = 0, []
-    for name in _generations(previous):
+    for generation in generations(previous):
         try:
-            for cgroup, init_pid in iterate_quarantined(previous / name):
+            for cgroup, init_pid in iterate_quarantined(generation):
                 taken += bindings.put_in_quarantine(cgroup, init_pid)
         except KernelError as error:
-            faults.append(f"{previous / name}: {error}")
+            faults.append(f"{generation}: {error}")
     return taken, tuple(faults)

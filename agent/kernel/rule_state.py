@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from agent.kernel import bpf
-from agent.kernel.layout import MODES, POLICY_WORDS, STAT, STAT_RETURN, STATS
+from agent.kernel.layout import MODES, POLICY_WORDS, STAT, STAT_RETURN, STATS, entry_bytes
 from agent.kernel.maps import ZERO, Maps
-from agent.policy.automaton import build_table
+from agent.kernel.value_sets import ValueSets
+from agent.policy.automaton import TABLE_BYTES, build_table
 from agent.policy.model import PolicyMode
-from agent.policy.plan import PlacedPolicy
+from agent.policy.placed import PlacedPolicy
+from agent.policy.sets import set_bytes
 
 _KEY = struct.Struct("<Q")
 _ID = struct.Struct("<I")
@@ -25,12 +27,16 @@ class RuleState:
         self._stats = maps.fileno("stats")
         self._modes = maps.fileno("modes")
         self._automata = maps.fileno("automata")
+        self._socks = maps.fileno("socks")
+        self._sets = ValueSets(maps)
         self._monitored = 0
 
     def prepare(self, placed: PlacedPolicy) -> None:
         """Before its rules run. Raises KernelError; `forget` takes back what was done."""
         for table, number in placed.automata.items():
             bpf.update(self._automata, _ID.pack(number), build_table(table))
+        for wanted, number in placed.sets.items():
+            self._sets.write(wanted, number)
         for key in stat_keys(placed):
             bpf.update(self._stats, _KEY.pack(key), bytes(STAT.size))
         self.set_mode(placed, placed.policy.mode)
@@ -48,12 +54,17 @@ class RuleState:
         return PolicyMode.MONITOR if self._monitored >> placed.bit & 1 else PolicyMode.ENFORCE
 
     def forget(self, gone: Iterable[PlacedPolicy], tables: Iterable[int]) -> None:
-        """What no rule uses any more."""
+        """What no rule uses any more. tables: numbers of automata and of sets."""
         for placed in gone:
             for key in stat_keys(placed):
                 bpf.delete(self._stats, _KEY.pack(key))
         for number in tables:
-            bpf.delete(self._automata, _ID.pack(number))
+            if not self._sets.remove(number):
+                bpf.delete(self._automata, _ID.pack(number))
+
+    def forget_sockets(self) -> None:
+        """When no policy tracks any: nobody would notice that they are closed."""
+        bpf.delete_many(self._socks, bpf.keys(self._socks, _KEY.size))
 
     def counts(self, placed: PlacedPolicy) -> Counter[str]:
         """What a policy's rules did, by the names of layout.STATS; those that are 0 are left out."""
@@ -72,6 +83,15 @@ class RuleState:
                 selector = key & 0xFFFF
                 found[key >> 16 & 0xFFFF, selector & ~STAT_RETURN, bool(selector & STAT_RETURN)] = counts
         return found
+
+
+def entries_memory(placed: PlacedPolicy) -> int:
+    """Bytes of kernel memory that a policy's entries in maps take. A table that several policies have is counted for
+    each: it is there for as long as any of them is.
+    """
+    stats = sum(1 for _ in stat_keys(placed)) * entry_bytes(_KEY.size, STAT.size)
+    sets = sum(map(set_bytes, placed.sets))
+    return stats + len(placed.automata) * entry_bytes(_ID.size, TABLE_BYTES) + sets
 
 
 def stat_keys(placed: PlacedPolicy) -> Iterator[int]:

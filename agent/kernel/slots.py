@@ -60,6 +60,14 @@ class SlotArray:
         with program:
             return bpf.program_info(program.fileno()).instructions
 
+    def memory(self, slot: int) -> int:
+        """Bytes of kernel memory that the program in a slot takes."""
+        program = self.get(slot)
+        if program is None:
+            return 0
+        with program:
+            return bpf.program_memory(program.fileno())
+
     def get(self, slot: int) -> bpf.Fd | None:
         """The program in a slot."""
         data = bpf.lookup(self.fd, _U32.pack(slot), _U32.size)

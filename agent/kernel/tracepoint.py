@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from agent.kernel.errors import KernelError
-from agent.policy.codegen import Side as Side
+from agent.policy.codegen_unit import Side as Side
 from agent.policy.syscalls import kernel_name
 
 ARGS_OFFSET = 16  # of the first argument, and of the return value: bpf/lib/syscall.h

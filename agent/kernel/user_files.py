@@ -58,9 +58,9 @@ class UserFiles:
     @contextmanager
     def open_file(self, path: str) -> Iterator[OpenFile]:
         """Raises UserFileError."""
-        fd = _open_regular(path)
+        fd = open_regular(path)
         try:
-            identity = _identity(os.fstat(fd))
+            identity = file_identity(os.fstat(fd))
             yield OpenFile(fd, path, identity, self._digests)
             if self.identity(path) != identity:
                 raise UserFileError(f"{path}: {_INTERRUPTED}", _AGAIN)
@@ -70,7 +70,7 @@ class UserFiles:
     def identity(self, path: str) -> FileIdentity:
         """Raises UserFileError."""
         try:
-            return _identity(os.stat(path))
+            return file_identity(os.stat(path))
         except (OSError, ValueError) as error:
             raise _refusal(path, error) from error
 
@@ -184,7 +184,7 @@ class OpenFile:
 
 def _read_types(path: str) -> BtfTypes:
     """Raw BTF, or that of an ELF file."""
-    fd = _open_regular(path)
+    fd = open_regular(path)
     try:
         data = _read_btf(fd, path)
         return BtfTypes(Btf.parse(data))
@@ -236,8 +236,10 @@ def _segments(file: Elf, size: int) -> Iterator[Segment]:
             )
 
 
-def _open_regular(path: str) -> int:
-    """A descriptor for reading. Opening a device or a pipe can do something or wait, so the kind is asked first."""
+def open_regular(path: str) -> int:
+    """A descriptor for reading, the caller's. Opening a device or a pipe can do something or wait, so the kind is asked
+    first. Raises UserFileError.
+    """
     if not path.startswith("/"):
         raise UserFileError(f"{path} is no absolute path", "write it from the root directory on")
     try:
@@ -252,7 +254,8 @@ def _open_regular(path: str) -> int:
         raise _refusal(path, error) from error
 
 
-def _identity(found: os.stat_result) -> FileIdentity:
+def file_identity(found: os.stat_result) -> FileIdentity:
+    """Of a file by what fstat(2) says of a descriptor."""
     return FileIdentity(found.st_dev, found.st_ino, found.st_ctime_ns, found.st_mtime_ns, found.st_size)
 
 

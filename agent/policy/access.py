@@ -8,10 +8,11 @@ numbers, never text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from enum import Enum, unique
 
 from agent.policy.model import Arg, ArgType, Hook
+from agent.policy.user_facts import FileIdentity
 
 MAX_TEXT = 4096  # bytes of one text: a slot of bpf/maps/strings.h
 MAX_DATA = 327_360  # bytes of a buffer with maxData
@@ -33,18 +34,20 @@ class HookPoint:
     """One place that programs are attached to, entry and return alike.
 
     name: the kernel's name of a system call (`openat`); `subsystem/event`; a raw tracepoint's name; for UPROBE and
-    USDT the path of a file. offset, ref_counter: bytes from that file's begin; ref_counter 0: none.
+    USDT the path of a file. offset, ref_counter: bytes from that file's begin; ref_counter 0: none. file: the one that
+    was looked at under the path, to which the offsets belong; None: whichever is there.
     """
 
     kind: PointKind
     name: str
     offset: int = 0
     ref_counter: int = 0
+    file: FileIdentity | None = None
 
     @property
-    def sort_key(self) -> tuple[str, str, int, int]:
+    def sort_key(self) -> tuple[str, str, int, int, tuple[int, ...]]:
         """For a stable order."""
-        return (self.kind.value, self.name, self.offset, self.ref_counter)
+        return (self.kind.value, self.name, self.offset, self.ref_counter, astuple(self.file) if self.file else ())
 
 
 @unique
@@ -142,6 +145,11 @@ class Value:
     exec_path: bool = False
     is_string: bool = False
     at_return: bool = False
+
+    @property
+    def is_large(self) -> bool:
+        """Whether events may have more of it than is compared (`maxData`)."""
+        return self.limit > MAX_TEXT
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.policy.errors import PolicyBaseError
+from agent.policy.model import ArgFilter, Operator
 
 TABLE_BYTES = 16384  # PG_AUTOMATON_BYTES: the largest that the kernel's allocator gives without asking for pages
 CLASSES = 256
 HEADER = struct.Struct("<II")  # classes, reserved
 MAX_TRANSITIONS = (TABLE_BYTES - HEADER.size - CLASSES) // 2
 FOUND = 1
+SUBSTRING_OPERATORS = frozenset({Operator.SUBSTRING, Operator.SUBSTRING_IGNORE_CASE})
 
 
 class SubstringTooLongError(PolicyBaseError):
@@ -57,6 +59,12 @@ def split(values: Iterable[bytes], *, ignore_case: bool) -> tuple[Substrings, ..
             groups.append([])
         groups[-1].append(value)
     return tuple(Substrings(tuple(group), ignore_case) for group in groups if group)
+
+
+def substrings(each: ArgFilter) -> tuple[Substrings, ...]:
+    """What a SubString filter looks for, one walk over the text for each."""
+    values = (value for value in each.values if isinstance(value, bytes))
+    return split(values, ignore_case=each.operator is Operator.SUBSTRING_IGNORE_CASE)
 
 
 def _fits(values: list[bytes]) -> bool:

@@ -8,10 +8,13 @@ stages before hold, so that a call which no rule is about costs a comparison.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from agent.policy.access import Value
+from agent.policy.automaton import SUBSTRING_OPERATORS, substrings
 from agent.policy.codegen_process import (
     capability_change_condition,
     capability_condition,
@@ -20,6 +23,7 @@ from agent.policy.codegen_process import (
     namespace_condition,
     pid_condition,
 )
+from agent.policy.codegen_sets import network_condition, number_condition, port_condition, set_condition
 from agent.policy.codegen_text import text_condition
 from agent.policy.codegen_value import constant, number
 from agent.policy.model import (
@@ -31,7 +35,9 @@ from agent.policy.model import (
     Range,
     Selector,
 )
-from agent.policy.plan import SUBSTRING_OPERATORS, Chunk, Rule, filtered, is_stored_number, substrings
+from agent.policy.placed import Rule, filtered
+from agent.policy.plan import Chunk, is_stored_number
+from agent.policy.sets import network_sets, number_set, text_set, texts_of
 
 STAGES = (0, 1, 2)
 BINARY = "sb"
@@ -96,9 +102,9 @@ def argument_condition(chunk: Chunk, rule: Rule, each: ArgFilter, values: tuple[
     if each.operator in SUBSTRING_OPERATORS:
         found = _substrings(rule, f"s{chunk.texts[value]}", each)
     elif value.type.is_number:
-        found = _known(chunk, values, numbers(number(chunk, value), value.type.signed, each))
+        found = _known(chunk, values, _numbers(rule, number(chunk, value), value.type.signed, each))
     else:
-        found = _slot(f"s{chunk.texts[value]}", each)
+        found = _slot(rule, f"s{chunk.texts[value]}", each)
     return f"!({found})" if each.operator.negative else found
 
 
@@ -108,16 +114,23 @@ def _known(chunk: Chunk, values: tuple[Value, ...], text: str) -> str:
     return " && ".join([*(f"pg_is_known(call, {place})" for place in stored), f"({text})"])
 
 
+def _numbers(rule: Rule, name: str, signed: bool, each: ArgFilter) -> str:
+    many = number_set(each)
+    return number_condition(name, rule.placed.sets[many]) if many else numbers(name, signed, each)
+
+
 def numbers(name: str, signed: bool, each: ArgFilter) -> str:
     """Whether a number meets the positive operator with any of the values."""
     operator = each.operator.positive
+    plain = [value for value in each.values if isinstance(value, int)]
     if operator is Operator.MASK:
-        return " || ".join(f"({name} & {value:#x}ULL)" for value in each.values if isinstance(value, int))
+        return f"{name} & {reduce(or_, plain, 0):#x}ULL"
     if operator is Operator.IN_RANGE:
         ranges = (value for value in each.values if isinstance(value, Range))
         return " || ".join(_between(name, signed, value) for value in ranges)
-    plain = [value for value in each.values if isinstance(value, int)]
-    if operator in (Operator.GT, Operator.LT) or len(plain) <= _MAX_TERMS:
+    if operator in (Operator.GT, Operator.LT):
+        plain = [min(plain) if operator is Operator.GT else max(plain)]
+    if len(plain) <= _MAX_TERMS:
         sign = _COMPARISONS[operator]
         return " || ".join(f"({name} {sign} {constant(value, signed=signed)})" for value in plain)
     cases = " ".join(f"case {constant(value, signed=signed)}:" for value in sorted(set(plain)))
@@ -129,22 +142,42 @@ def _between(name: str, signed: bool, value: Range) -> str:
     return f"({name} >= {first} && {name} <= {last})"
 
 
-def _slot(name: str, each: ArgFilter) -> str:
+def _slot(rule: Rule, name: str, each: ArgFilter) -> str:
     """Whether what is in a slot meets the positive operator with any of the values."""
     operator = each.operator.positive
+    if operator in _NET_ADDRESSES or operator in _NET_PORTS:
+        return _connection(rule, name, each)
     plain = [item for item in each.values if isinstance(item, int)]
     if operator is Operator.FILE_TYPE:
         return " || ".join(f"pg_is_file_type({name}, {kind:#o})".replace("0o", "0") for kind in plain)
     if operator in _NET_NUMBERS:
         return " || ".join(f"{_NET_NUMBERS[operator]}({name}) == {item}" for item in plain)
+    return _texts(rule, name, operator, texts_of(each.values))
+
+
+def _texts(rule: Rule, name: str, operator: Operator, values: Iterable[bytes]) -> str:
+    """operator: also a negative one."""
+    many = text_set(operator, values)
+    if many is None:
+        return text_condition(name, operator, values)
+    found = set_condition(name, many, rule.placed.sets[many])
+    return f"!({found})" if operator.negative else found
+
+
+def _connection(rule: Rule, name: str, each: ArgFilter) -> str:
+    """Of a socket, a packet or an address."""
+    operator, sets = each.operator.positive, rule.placed.sets
     if operator in _NET_ADDRESSES:
+        side = _NET_ADDRESSES[operator]
+        if many := network_sets(each):
+            return network_condition(name, side, many, sets)
         networks = (item for item in each.values if isinstance(item, Network))
-        return " || ".join(_network(name, _NET_ADDRESSES[operator], item) for item in networks)
-    if operator in _NET_PORTS:
-        ranges = [item for item in each.values if isinstance(item, Range)] or [Range(0, _FIRST_FREE_PORT - 1)]
-        side = _NET_PORTS[operator]
-        return " || ".join(f"pg_net_port_in({name}, {side}, {item.first}, {item.last})" for item in ranges)
-    return text_condition(name, operator, [item for item in each.values if isinstance(item, bytes)])
+        return " || ".join(_network(name, side, item) for item in networks)
+    side = _NET_PORTS[operator]
+    if ports := number_set(each):
+        return port_condition(name, side, sets[ports])
+    ranges = [item for item in each.values if isinstance(item, Range)] or [Range(0, _FIRST_FREE_PORT - 1)]
+    return " || ".join(f"pg_net_port_in({name}, {side}, {item.first}, {item.last})" for item in ranges)
 
 
 def _substrings(rule: Rule, name: str, each: ArgFilter) -> str:
@@ -198,11 +231,12 @@ def _process(rule: Rule, selector: Selector) -> Iterator[Condition]:
 
 
 def _task_conditions(rule: Rule, selector: Selector) -> Iterator[str]:
-    yield from (pid_condition(each, rule.placed.lineage) for each in selector.pids)
-    yield from (namespace_condition(each, rule.placed.host_namespaces) for each in selector.namespaces)
-    yield from map(namespace_change_condition, selector.namespace_changes)
-    yield from map(capability_condition, selector.capabilities)
-    yield from map(capability_change_condition, selector.capability_changes)
+    owned = bool(rule.sockets)
+    yield from (pid_condition(each, rule.placed.lineage, owned) for each in selector.pids)
+    yield from (namespace_condition(each, rule.placed.host_namespaces, owned) for each in selector.namespaces)
+    yield from (namespace_change_condition(each, owned) for each in selector.namespace_changes)
+    yield from (capability_condition(each, owned) for each in selector.capabilities)
+    yield from (capability_change_condition(each, owned) for each in selector.capability_changes)
 
 
 def _binaries(rule: Rule, selector: Selector) -> Iterator[Condition]:
@@ -214,8 +248,8 @@ def _binaries(rule: Rule, selector: Selector) -> Iterator[Condition]:
 
 def _binary(rule: Rule, each: BinaryFilter, slot: str, *, of_parent: bool) -> str:
     operator = _EQUALITY.get(each.operator, each.operator)
-    found = f"({text_condition(slot, operator, each.values)})"
+    found = f"({_texts(rule, slot, operator, each.values)})"
     if not each.follow_children:
         return found
-    followed = lineage_condition(each, rule.placed.lineage, of_parent=of_parent)
+    followed = lineage_condition(each, rule.placed.lineage, of_parent=of_parent, owned=bool(rule.sockets))
     return f"({found} {'&&' if each.operator.negative else '||'} {followed})"

@@ -153,6 +153,8 @@ def _read_text(chunk: Chunk, value: Value, waits: str) -> Iterator[str]:
     yield f"\tpg_unknown(s{slot});"
     yield "else"
     yield f"\terror = {_reader(chunk, value, f's{slot}')};"
+    if value.is_large:
+        yield f"pg_note_source(s{slot}, n, size);"
     yield f"pg_fill(call, {slot});"
     if can_fault(value):
         yield f"later |= pg_unreadable(error, n, {waits});"
@@ -171,7 +173,15 @@ def follow_length(chunk: Chunk, length: Read) -> Iterator[str]:
     yield "error = error ?: before;"
 
 
-def facts_size(value: Value) -> str:
+def report_text(chunk: Chunk, value: Value, identity: int) -> Iterator[str]:
+    """Statements that put a text that was read into the record. identity: the value's id."""
+    slot = chunk.texts[value]
+    yield f"pg_item_text(event, {identity}, s{slot}, {_facts_size(value)});"
+    if value.is_large:
+        yield f"pg_item_rest(event, {identity}, s{slot}, {int(value.memory is Memory.USER)});"
+
+
+def _facts_size(value: Value) -> str:
     """The bytes of facts behind a text, in C."""
     return _FACTS.get(value.type, "0")
 

@@ -8,6 +8,7 @@ from agent.policy.model import Source
 
 # Enough for one look at a file; more would only repeat one misunderstanding.
 MAX_ERRORS = 20
+MAX_LINES = 1000  # of the text for many policies: as much as an answer of the agent has room for, several times
 
 
 class PolicyBaseError(Exception):
@@ -30,14 +31,18 @@ class PolicyError(PolicyBaseError):
 
 
 class PolicyErrors(PolicyBaseError):  # noqa: N818 - it is many errors
-    """The faults of a file, in the order of their places, one to MAX_ERRORS; the text has one line for each."""
+    """The faults of a file, one to MAX_ERRORS, or of several policies, as many of each; in the order of their places.
+    The text has one line for each.
+    """
 
     def __init__(self, errors: Sequence[PolicyError]) -> None:
         super().__init__(errors)
-        self.errors = tuple(sorted(errors, key=lambda error: (error.line, error.column)))
+        self.errors = tuple(sorted(errors, key=lambda error: (error.file, error.line, error.column)))
 
     def __str__(self) -> str:
-        return "\n".join(str(error) for error in self.errors)
+        lines = [str(error) for error in self.errors[:MAX_LINES]]
+        more = len(self.errors) - MAX_LINES
+        return "\n".join([*lines, *([f"and {more} more faults"] if more > 0 else [])])
 
 
 class Problems:

@@ -22,18 +22,24 @@ from agent.policy.evaluate_process import (
 )
 from agent.policy.evaluate_seen import Call
 from agent.policy.evaluate_values import meets, meets_value, typed
-from agent.policy.model import SIGKILL, Action, Hook, PolicyMode, Selector, posts, signals
+from agent.policy.model import SIGKILL, Action, ActionKind, Hook, PolicyMode, Selector, posts, signals
+
+# What is done to the thread that runs, and to no other.
+_ON_WHO_RUNS = frozenset(
+    {ActionKind.SIGKILL, ActionKind.SIGNAL, ActionKind.NOTIFY_ENFORCER, ActionKind.CLEANUP_ENFORCER}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What follows at one end of a call. selector: its place in the hook's. done: the actions that are carried out;
-    withheld: those that monitor mode only counts.
+    withheld: those that monitor mode only counts; failed: those that would hit another process, which runs.
     """
 
     selector: int
     done: tuple[Action, ...] = ()
     withheld: tuple[Action, ...] = ()
+    failed: tuple[Action, ...] = ()
 
     @property
     def signals(self) -> tuple[int, ...]:
@@ -71,7 +77,7 @@ def evaluate(hook: Hook, call: Call, mode: PolicyMode = PolicyMode.ENFORCE) -> V
     if number is None:
         return NOTHING
     selector = hook.selectors[number]
-    at_entry = _outcome(number, selector.actions, mode)
+    at_entry = _outcome(number, selector.actions, mode, call)
     if not hook.returns:
         return Verdict(at_entry, event=_event(selector.actions, number, None))
     if not call.ends:
@@ -82,7 +88,7 @@ def evaluate(hook: Hook, call: Call, mode: PolicyMode = PolicyMode.ENFORCE) -> V
     if late is None:
         return Verdict(at_entry)
     actions = hook.selectors[late].return_actions
-    return Verdict(at_entry, _outcome(late, actions, mode), _event(actions, number, late))
+    return Verdict(at_entry, _outcome(late, actions, mode, call), _event(actions, number, late))
 
 
 def match_entry(hook: Hook, call: Call) -> int | None:
@@ -120,9 +126,11 @@ def holds_at_return(selector: Selector, hook: Hook, call: Call) -> bool:
     return all(meets_value(each, returned) for each in selector.return_args)
 
 
-def _outcome(number: int, actions: tuple[Action, ...], mode: PolicyMode) -> Outcome:
+def _outcome(number: int, actions: tuple[Action, ...], mode: PolicyMode, call: Call) -> Outcome:
     withheld = tuple(each for each in actions if mode is PolicyMode.MONITOR and each.kind.enforces)
-    return Outcome(number, tuple(each for each in actions if each not in withheld), withheld)
+    failed = tuple(each for each in actions if not call.runs and each.kind in _ON_WHO_RUNS and each not in withheld)
+    left_out = (*withheld, *failed)
+    return Outcome(number, tuple(each for each in actions if each not in left_out), withheld, failed)
 
 
 def _event(actions: tuple[Action, ...], number: int, late: int | None) -> Event | None:

@@ -116,13 +116,15 @@ class Call:
     """A call of a hook. args, data: one for each entry of the hook's; numbers as registers have them, of any width, or
     as their types say.
 
-    ends: it returns, with `returned`. workloads: those of the selectors' matchWorkloads that the process belongs to.
-    host_namespaces: what `host_ns` means.
+    runs: the process is the one that runs; it is not when the call is that of a tracked socket's owner, in the middle
+    of another one's. ends: it returns, with `returned`. workloads: those of the selectors' matchWorkloads that the
+    process belongs to. host_namespaces: what `host_ns` means.
     """
 
     args: tuple[Seen, ...] = ()
     data: tuple[Seen, ...] = ()
     process: Process = Process()
+    runs: bool = True
     ends: bool = True
     returned: Seen = None
     workloads: frozenset[WorkloadSelector] = frozenset()

@@ -17,9 +17,10 @@ from agent.policy.explain_traps import Trap, find_traps
 from agent.policy.explain_values import describe_values
 from agent.policy.explain_words import either
 from agent.policy.explain_workloads import applies_to
+from agent.policy.gaps import Gap, find_gaps
 from agent.policy.model import Hook, HookKind, Policy, PolicyMode, Selector, UprobeTarget
 from agent.policy.plan import PointPlan, str_point
-from agent.policy.resolve_actions import check_actions
+from agent.policy.resolve_actions import check_actions, check_nodes
 from agent.policy.syscalls import kernel_name
 
 _FUNCTION = "the kernel function {name}, which this version does not hook"
@@ -41,6 +42,10 @@ class NodeView:
     hooks: tuple[tuple[PointHook, ...], ...]
     plans: tuple[PointPlan, ...]
     errors: tuple[PolicyError, ...]
+
+    def gaps(self, policy: Policy) -> tuple[Gap, ...]:
+        """What the node leaves out, as the policy lets it; none when it refuses the policy."""
+        return () if self.errors else find_gaps(policy, (each for found in self.hooks for each in found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,9 @@ class HookText:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """asked: whether the node was. refusals: why it refuses the policy; when it was not asked, why every node does."""
+    """asked: whether the node was. refusals: why it refuses the policy; when it was not asked, why every node does.
+    gaps: what it leaves out, as the policy lets it.
+    """
 
     policy: str
     kind: str
@@ -86,6 +93,7 @@ class Explanation:
     asked: bool
     refusals: tuple[PolicyError, ...]
     traps: tuple[Trap, ...]
+    gaps: tuple[Gap, ...] = ()
 
 
 def explain_policy(policy: Policy, node: NodeView | None = None) -> Explanation:
@@ -103,6 +111,7 @@ def explain_policy(policy: Policy, node: NodeView | None = None) -> Explanation:
         node is not None,
         node.errors if node else refused_anywhere(policy),
         find_traps(policy),
+        node.gaps(policy) if node else (),
     )
 
 
@@ -112,6 +121,7 @@ def refused_anywhere(policy: Policy) -> tuple[PolicyError, ...]:
     try:
         for hook in policy.hooks:
             check_actions(hook, problems)
+        check_nodes(policy, problems)
         problems.check()
     except PolicyErrors as error:
         return error.errors

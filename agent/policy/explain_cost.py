@@ -7,10 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agent.policy.access import HookPoint, PointHook, PointKind
+from agent.policy.automaton import SUBSTRING_OPERATORS
 from agent.policy.explain_words import count
 from agent.policy.lineage import needs_of
 from agent.policy.model import ArgType, Hook, HookKind, Policy, Selector
-from agent.policy.plan import SUBSTRING_OPERATORS, PlacedPolicy, PointPlan, Rule, str_point
+from agent.policy.placed import PlacedPolicy, Rule
+from agent.policy.plan import PointPlan, str_point
+from agent.policy.sets import TextSet, look_ups, set_bytes, sets_of
+from agent.policy.sockets import tracks
 from agent.workload.identity import PolicyId
 
 LIGHT, MODERATE = 100, 1500  # comparisons of eight bytes at a call: up to there
@@ -121,10 +125,29 @@ def _notes(policy: Policy) -> Iterator[str]:
         yield "the path of a binary is put together by a walk up the file tree, once all other conditions hold"
     if any(kind.is_path for hook in policy.hooks for kind in compared_types(hook)):
         yield "the path of a file is put together by a walk up the file tree, for each call that gets as far"
+    if tracks(policy):
+        yield (
+            "while it is in force, every hit of a tracepoint that looks at a socket, in whatever policy, looks up its "
+            "owner, and every change of a TCP socket's state is looked at"
+        )
     if any(map(_searches, selectors)):
         yield "SubString looks at each byte of the text"
+    yield from _set_notes(policy)
     if any(map(_follows, selectors)):
         yield "forks and execves of all processes are followed, for followChildren, followForks or a change filter"
+
+
+def _set_notes(policy: Policy) -> Iterator[str]:
+    sets = sets_of(policy)
+    if not sets:
+        return
+    values = sum(len(each.values if isinstance(each, TextSet) else each.prefixes) for each in sets)
+    looks = sum(map(look_ups, sets))
+    memory = -(-sum(map(set_bytes, sets)) // 1024)
+    yield (
+        f"{count(values, 'value')} are in {count(len(sets), 'set')} in maps, {memory:,} KiB of kernel memory: "
+        f"{count(looks, 'look-up')} when all are asked, each about 0.1 µs however many values there are"
+    )
 
 
 def _searches(selector: Selector) -> bool:

@@ -236,14 +236,22 @@ def _set_argument(action: Action, hook: Hook) -> str:
     return f"{describe_arg(hook.args[action.position], hook.kind)} is set to {action.value}"
 
 
+def _track(action: Action) -> str:
+    return f"the socket in argument {action.sock} is this process's from now on, unless it is another's who lives"
+
+
+def _untrack(action: Action) -> str:
+    return f"whose the socket in argument {action.sock} is, is forgotten"
+
+
 ACTION_TEXTS = {
     ActionKind.SIGKILL: lambda _action, _hook: "SIGKILL to the calling process",
     ActionKind.SIGNAL: _signal,
     ActionKind.OVERRIDE: _override,
     ActionKind.NOTIFY_ENFORCER: _notify,
     ActionKind.CLEANUP_ENFORCER: lambda _action, _hook: "what the next enforced call was to get is forgotten",
-    ActionKind.TRACK_SOCK: lambda action, _hook: f"the socket in argument {action.sock} is this process's from now on",
-    ActionKind.UNTRACK_SOCK: lambda action, _hook: f"whose the socket in argument {action.sock} is, is forgotten",
+    ActionKind.TRACK_SOCK: lambda action, _hook: _track(action),
+    ActionKind.UNTRACK_SOCK: lambda action, _hook: _untrack(action),
     ActionKind.GET_URL: lambda action, _hook: f"the agent fetches {action.text}, where it is allowed to",
     ActionKind.DNS_LOOKUP: lambda action, _hook: f"the agent looks up {action.text}, where it is allowed to",
     ActionKind.SET: _set_argument,

@@ -23,6 +23,8 @@ from agent.policy.model import (
     Source,
     posts,
 )
+from agent.policy.other_calls import unseen_calls
+from agent.policy.sockets import tracks
 
 # Calls that busy processes make thousands of times a second, and what is hit by every call of anything.
 _HOT = """
@@ -35,6 +37,9 @@ kmem/kmem_cache_alloc kmem/kmem_cache_free kmem/mm_page_alloc kmem/mm_page_free 
 net/net_dev_queue net/netif_receive_skb skb/kfree_skb skb/consume_skb
 """
 HOT_CALLS = frozenset(_HOT.split())
+_ALL_TABLES = frozenset({"raw_syscalls/sys_enter", "raw_syscalls/sys_exit"})
+# Which argument is the call's number: the first of the record's own fields; the second parameter, behind the registers.
+_CALL_NUMBERS = {HookKind.TRACEPOINT: 4, HookKind.RAW_TRACEPOINT: 1}
 _SIGNALLING = frozenset({ActionKind.SIGKILL, ActionKind.SIGNAL, ActionKind.NOTIFY_ENFORCER})
 _OF_PROCESS_MEMORY = frozenset(
     {
@@ -46,6 +51,7 @@ _OF_PROCESS_MEMORY = frozenset(
         ArgType.BPF_ATTR,
     }
 )
+_OWNED = frozenset({ArgType.SOCK, ArgType.SOCKET, ArgType.SKB})
 _BY_PATH = frozenset({Operator.EQUAL, Operator.NOT_EQUAL, Operator.PREFIX, Operator.NOT_PREFIX})
 
 
@@ -59,12 +65,14 @@ class Trap:
 
 
 def find_traps(policy: Policy) -> tuple[Trap, ...]:
-    """Those of the policy, then those of its hooks in order."""
+    """Those of the policy, those of its hooks in order, and what it does not hook."""
     found = [Trap("", policy.source, text) for text in _of_policy(policy)]
+    tracking = tracks(policy)
     for hook in policy.hooks:
-        found += [Trap(hook.section, hook.source, text) for text in _of_hook(hook)]
+        found += [Trap(hook.section, hook.source, text) for text in _of_hook(hook, tracking)]
         for number, text in _of_selectors(hook):
             found.append(Trap(f"{hook.section}.selectors[{number}]", hook.source, text))
+    found += [Trap("", policy.source, text) for text in unseen_calls(policy)]
     return tuple(found)
 
 
@@ -74,19 +82,41 @@ def _of_policy(policy: Policy) -> Iterator[str]:
             "it enforces on every process of the node, container runtimes and kubelet included: "
             "podSelector: {} leaves host processes out"
         )
-    if policy.nodes is not None:
-        yield "nodeSelector is not asked: the policy applies on every node that is given it"
 
 
-def _of_hook(hook: Hook) -> Iterator[str]:
+def _of_hook(hook: Hook, tracking: bool) -> Iterator[str]:
     kinds = {action.kind for action in _actions(hook)}
     if kinds & _SIGNALLING:
         yield _late_signal(hook)
+        if tracking and any(arg.type in _OWNED for arg in (*hook.args, *hook.data)):
+            yield (
+                "where the socket is tracked and a process runs that is not its owner, no signal is sent: the event "
+                "says so, and it counts as failed"
+            )
     enforced = any(action.kind.enforces for action in _actions(hook))
-    if hook.kind is HookKind.SYSCALL and enforced:
-        yield "what is no native system call is not seen: 32-bit calls, and requests to io_uring"
+    if _is_native(hook) and enforced:
+        yield "what is no native system call is not seen: 32-bit calls, x32 calls, and requests to io_uring"
+    if _mixes_tables(hook):
+        yield (
+            "32-bit calls come here too, with the numbers of a table of their own: 19 is lseek there and readv in the "
+            "native one. type: syscall64 tells them apart"
+        )
     if hook.kind in (HookKind.SYSCALL, HookKind.UPROBE, HookKind.USDT):
         yield from _changing_values(hook)
+
+
+def _is_native(hook: Hook) -> bool:
+    """Whether the kernel leaves out calls of other tables (perf_syscall_enter of kernel/trace/trace_syscalls.c)."""
+    of_calls = hook.kind is HookKind.TRACEPOINT and any(call.startswith("syscalls/") for call in hook.calls)
+    return hook.kind is HookKind.SYSCALL or of_calls
+
+
+def _mixes_tables(hook: Hook) -> bool:
+    """Whether a call's number is compared where calls of all tables pass, as a number that does not say its table."""
+    place = _CALL_NUMBERS.get(hook.kind)
+    compared = {n for selector in hook.selectors for each in selector.args for n in each.positions}
+    numbers = (hook.args[n] for n in compared if hook.args[n].index == place and not hook.args[n].resolve)
+    return not _ALL_TABLES.isdisjoint(hook.calls) and any(arg.type is not ArgType.SYSCALL64 for arg in numbers)
 
 
 def _late_signal(hook: Hook) -> str:
@@ -143,6 +173,12 @@ def _of_selector(hook: Hook, selector: Selector) -> Iterator[str]:
         if each.operator.negative and (unreadable := _may_be_unreadable(each, hook)):
             names = either(describe_arg(hook.args[place], hook.kind) for place in each.positions)
             yield f"{each.operator.value} holds too when {names} {unreadable}"
+    tracked = any(action.kind is ActionKind.TRACK_SOCK for action in selector.actions)
+    if tracked and all(each.operator.negative for each in selector.args):
+        yield (
+            "TrackSock takes the process that runs for the owner, and in an interrupt that is anybody: add a condition "
+            "that holds in the owner's own calls only, as that of the new state TCP_SYN_SENT"
+        )
     if any(each.operator.negative for each in selector.data):
         yield "a negative operator in matchData holds too when the value cannot be read"
     if any(each.operator.negative for each in (*selector.binaries, *selector.parent_binaries)):

@@ -16,19 +16,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from agent.policy.access import HookPoint, Input, InputKind, Memory, PointHook, PointKind, Value
-from agent.policy.automaton import Substrings, split
-from agent.policy.lineage import LineageTable
+from agent.policy.access import HookPoint, Input, InputKind, Memory, PointKind, Value
 from agent.policy.model import (
-    ArgFilter,
     ArgType,
-    NamespaceType,
-    Operator,
     Policy,
-    Selector,
-    WorkloadSelector,
 )
-from agent.workload.identity import PolicyId
+from agent.policy.placed import PlacedPolicy, Rule
+from agent.policy.sockets import CLOSES, changes_owners, owned_values, tracks
 
 MAX_CHUNKS = 31  # the kernel allows 33 tail calls in a row, one of them the dispatcher's
 MAX_RULES = 64  # of a chunk: PG_MAX_HITS, and the bits of a word
@@ -38,10 +32,7 @@ MAX_NUMBERS = 40  # PG_NUMBERS of bpf/maps/call.h
 MAX_INPUTS = 12  # PG_INPUTS
 SYSCALL_ARGS = 6
 MAX_WEIGHT = 6000  # of a chunk: some 20,000 instructions
-RULE_WEIGHT = 20
-SUBSTRING_OPERATORS = frozenset({Operator.SUBSTRING, Operator.SUBSTRING_IGNORE_CASE})
 EXEC_CALLS = frozenset({"execve", "execveat"})
-_WORD_BYTES = 8
 _WITH_RETURN = frozenset({PointKind.SYSCALL, PointKind.UPROBE})
 
 
@@ -55,130 +46,6 @@ class PlanError(Exception):
 
     def __str__(self) -> str:
         return f"{self.point}: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedPolicy:
-    """A policy with its bit in the bindings and its serial number, which no other policy of this agent ever had.
-
-    hooks: resolved on this node; a rule's number is its place in them. value_ids: of every value in hooks.
-    workload_bits: the bits of its selectors' matchWorkloads. lineage: has what depends on a process's ancestors.
-    automata: the ids of its substrings' tables. host_namespaces: the inode numbers that `host_ns` means.
-    """
-
-    policy: Policy
-    bit: PolicyId
-    serial: int
-    hooks: tuple[PointHook, ...] = ()
-    value_ids: Mapping[Value, int] = field(default_factory=dict)
-    workload_bits: Mapping[WorkloadSelector, PolicyId] = field(default_factory=dict)
-    lineage: LineageTable = field(default_factory=LineageTable)
-    automata: Mapping[Substrings, int] = field(default_factory=dict)
-    host_namespaces: Mapping[NamespaceType, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One hook of one policy at this hook point. returns: reported at the return."""
-
-    placed: PlacedPolicy
-    number: int
-    hook: PointHook
-
-    @property
-    def selectors(self) -> tuple[Selector, ...]:
-        return self.hook.hook.selectors
-
-    @property
-    def returns(self) -> bool:
-        return self.hook.hook.returns
-
-    @property
-    def reported(self) -> tuple[Value, ...]:
-        """The values of its events that are known at the entry."""
-        return reported(self.hook)
-
-    @property
-    def reported_late(self) -> tuple[Value, ...]:
-        """Those that are known at the return."""
-        return reported_late(self.hook)
-
-    @property
-    def compared(self) -> tuple[Value, ...]:
-        """The values that its selectors' filters look at, at the entry."""
-        filters = (f for selector in self.selectors for f in filtered(self, selector))
-        found = [value for values in filters for value in values[1]]
-        return tuple(dict.fromkeys([*found, *(self.reported if self.has_rate else ())]))
-
-    @property
-    def has_rate(self) -> bool:
-        """Whether events may come too soon after equal ones, so that what they report is known before they are made."""
-        return any(a.rate_ms for s in self.selectors for a in (*s.actions, *s.return_actions))
-
-    @property
-    def weight(self) -> int:
-        """How much of a program it takes, about; in the unit of one comparison of eight bytes."""
-        return RULE_WEIGHT + sum(map(_selector_weight, self.selectors))
-
-
-def reported(hook: PointHook) -> tuple[Value, ...]:
-    """What events tell that is known at the entry."""
-    return tuple(value for value in _declared(hook) if not value.at_return)
-
-
-def reported_late(hook: PointHook) -> tuple[Value, ...]:
-    """What events tell that is known at the return: copies of arguments, and what was returned."""
-    late = tuple(value for value in _declared(hook) if value.at_return)
-    return (*late, hook.return_value) if hook.return_value else late
-
-
-def values_of(hook: PointHook) -> tuple[Value, ...]:
-    """All that events tell, each once."""
-    return tuple(dict.fromkeys((*reported(hook), *reported_late(hook))))
-
-
-def _declared(hook: PointHook) -> Iterator[Value]:
-    for _, value in (*hook.args, *hook.data):
-        if value:
-            yield value
-            if value.type is ArgType.FD:
-                yield descriptor_number(value)
-
-
-def descriptor_number(value: Value) -> Value:
-    """What is reported beside the path of a descriptor."""
-    return Value(ArgType.INT, value.read, at_return=value.at_return)
-
-
-def filtered(rule: Rule, selector: Selector) -> Iterator[tuple[ArgFilter, tuple[Value, ...]]]:
-    """The filters of a selector on arguments and data, each with the values that it looks at."""
-    for filters, declared in ((selector.args, rule.hook.args), (selector.data, rule.hook.data)):
-        for each in filters:
-            values = tuple(declared[position][1] for position in each.positions)
-            yield each, tuple(value for value in values if value)
-
-
-def _selector_weight(selector: Selector) -> int:
-    filters = (*selector.args, *selector.data, *selector.return_args)
-    paths = sum(_text_weight(v) for b in (*selector.binaries, *selector.parent_binaries) for v in b.values)
-    numbers = sum(len(pid.values) for pid in selector.pids) + sum(len(n.values) for n in selector.namespaces)
-    return 10 + sum(_filter_weight(each) for each in filters) + paths + numbers
-
-
-def _filter_weight(each: ArgFilter) -> int:
-    if each.operator in SUBSTRING_OPERATORS:
-        return 1500 * len(substrings(each))
-    return sum(_text_weight(value) if isinstance(value, bytes) else 1 for value in each.values) or 1
-
-
-def substrings(each: ArgFilter) -> tuple[Substrings, ...]:
-    """What a SubString filter looks for, one walk over the text for each."""
-    values = (value for value in each.values if isinstance(value, bytes))
-    return split(values, ignore_case=each.operator is Operator.SUBSTRING_IGNORE_CASE)
-
-
-def _text_weight(value: bytes) -> int:
-    return 2 + len(value) // _WORD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +66,11 @@ class Chunk:
         return sum(1 << n for n, value in enumerate(self.values) if value in wanted)
 
     @property
+    def sockets(self) -> tuple[Value, ...]:
+        """The rules are asked of the owner of the first of these that is tracked."""
+        return self.rules[0].sockets if self.rules else ()
+
+    @property
     def words(self) -> dict[int, int]:
         """Word of the bindings' bits -> the bits of the rules' policies in it."""
         masks: dict[int, int] = defaultdict(int)
@@ -215,13 +87,16 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class PointPlan:
-    """All rules of one hook point, and its programs. enforced: it is a call that NotifyEnforcer acts on."""
+    """All rules of one hook point, and its programs. enforced: it is a call that NotifyEnforcer acts on. forgets: a
+    socket that is closed there has no owner any more.
+    """
 
     point: HookPoint
     rules: tuple[Rule, ...]
     chunks: tuple[Chunk, ...]
     enforced: bool = False
     max_weight: int = MAX_WEIGHT
+    forgets: bool = False
 
     @property
     def is_exec(self) -> bool:
@@ -235,6 +110,16 @@ class PointPlan:
             for word, mask in chunk.words.items():
                 masks[word] |= mask
         return dict(sorted(masks.items()))
+
+    @property
+    def asks_owners(self) -> bool:
+        """Whether rules are asked of the owners of sockets."""
+        return any(rule.sockets for rule in self.rules)
+
+    @property
+    def deals_with_sockets(self) -> bool:
+        """Whether any program needs to know of their owners, or changes them."""
+        return self.asks_owners or self.forgets or any(map(changes_owners, (rule.hook for rule in self.rules)))
 
     @property
     def shares_inputs(self) -> bool:
@@ -258,7 +143,8 @@ class PointPlan:
         heaviest = max((sum(rule.weight for rule in chunk.rules) for chunk in self.chunks), default=0)
         if all(len(chunk.rules) < 2 for chunk in self.chunks):
             raise PlanError(str_point(self.point), "one hook is too large for a program: use fewer or shorter values")
-        return make_plan(self.point, self.rules, self.enforced, max(min(heaviest, self.max_weight) // 2, 1))
+        lighter = max(min(heaviest, self.max_weight) // 2, 1)
+        return make_plan(self.point, self.rules, self.enforced, lighter, forgets=self.forgets)
 
 
 def can_fault(value: Value) -> bool:
@@ -274,8 +160,20 @@ def str_point(point: HookPoint) -> str:
 
 
 def hook_points(placed: PlacedPolicy) -> frozenset[HookPoint]:
-    """Where a policy has rules, and where it enforces."""
-    return frozenset(hook.point for hook in placed.hooks) | enforced_points(placed.policy)
+    """Where a policy has rules, where it enforces, and where sockets that it tracks are closed."""
+    points = frozenset(hook.point for hook in placed.hooks) | enforced_points(placed.policy)
+    return points | {CLOSES} if tracks(placed.policy) else points
+
+
+def changed_points(changed: Iterable[PlacedPolicy], others: Iterable[PlacedPolicy]) -> frozenset[HookPoint]:
+    """Whose rules are others when policies come or go: with those that track sockets also hook points of other policies
+    that look at sockets.
+    """
+    found = list(changed)
+    points = frozenset().union(*map(hook_points, found))
+    if not any(tracks(each.policy) for each in found):
+        return points
+    return points | {hook.point for each in others for hook in each.hooks if owned_values(hook)}
 
 
 def enforced_points(policy: Policy) -> frozenset[HookPoint]:
@@ -288,24 +186,43 @@ def plan_hooks(policies: Iterable[PlacedPolicy], points: Iterable[HookPoint]) ->
     wanted = frozenset(points)
     rules: dict[HookPoint, list[Rule]] = defaultdict(list)
     enforced: set[HookPoint] = set()
-    for placed in sorted(policies, key=lambda p: p.serial):
+    ordered = sorted(policies, key=lambda p: p.serial)
+    tracking = any(tracks(placed.policy) for placed in ordered)
+    for placed in ordered:
         enforced |= enforced_points(placed.policy) & wanted
         for number, hook in enumerate(placed.hooks):
             if hook.point in wanted:
-                rules[hook.point].append(Rule(placed, number, hook))
-    found = sorted(set(rules) | enforced, key=lambda point: point.sort_key)
-    return {point: make_plan(point, tuple(rules[point]), point in enforced) for point in found}
+                rules[hook.point].append(Rule(placed, number, hook, owned_values(hook) if tracking else ()))
+    forgets = {CLOSES} & wanted if tracking else set()
+    found = sorted(set(rules) | enforced | forgets, key=lambda point: point.sort_key)
+    return {
+        point: make_plan(point, _by_owner(rules[point]), point in enforced, forgets=point in forgets) for point in found
+    }
+
+
+def _by_owner(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Those of the process that runs first, then those of the same sockets together: a program is asked of one process.
+    The order of each of these groups stays.
+    """
+    groups: dict[tuple[Value, ...], list[Rule]] = {(): []}
+    for rule in rules:
+        groups.setdefault(rule.sockets, []).append(rule)
+    return tuple(rule for group in groups.values() for rule in group)
 
 
 def make_plan(
-    point: HookPoint, rules: tuple[Rule, ...], enforced: bool = False, max_weight: int = MAX_WEIGHT
+    point: HookPoint,
+    rules: tuple[Rule, ...],
+    enforced: bool = False,
+    max_weight: int = MAX_WEIGHT,
+    forgets: bool = False,
 ) -> PointPlan:
     """Raises PlanError when the rules need too many programs, or one of them more than a program has."""
     chunks = [builder.build() for builder in _fill(point, rules, max_weight)]
     if len(chunks) > MAX_CHUNKS:
         reason = f"{len(rules)} rules need {len(chunks)} programs, at most {MAX_CHUNKS} can follow each other"
         raise PlanError(str_point(point), reason)
-    return PointPlan(point, rules, tuple(chunks), enforced, max_weight)
+    return PointPlan(point, rules, tuple(chunks), enforced, max_weight, forgets)
 
 
 def _fill(point: HookPoint, rules: tuple[Rule, ...], max_weight: int) -> list[_Builder]:
@@ -372,7 +289,8 @@ class _Builder:
         weight = self.weight + rule.weight
         texts = sum(not value.type.is_number for value in values)
         stored = sum(map(is_stored_number, values))
-        full = len(self.rules) == MAX_RULES or (bool(self.rules) and weight > max_weight)
+        others = bool(self.rules) and self.rules[0].sockets != rule.sockets
+        full = others or len(self.rules) == MAX_RULES or (bool(self.rules) and weight > max_weight)
         if full or len(values) > MAX_VALUES or texts > MAX_TEXTS or stored > MAX_NUMBERS or len(inputs) > MAX_INPUTS:
             return False
         self.rules.append(rule)

@@ -30,7 +30,7 @@ _URL = re.compile(r"https?://[^\s\x00-\x20]+")
 
 _ACTIONS = {kind.value: kind for kind in ActionKind}
 _SCOPES = {scope.value: scope for scope in RateScope}
-_SOCKETS = frozenset({ArgType.SOCK, ArgType.SOCKET})
+_SOCKETS = frozenset({ArgType.SOCK, ArgType.SOCKET, ArgType.AUTO})  # what `auto` is, the node says
 _NEW_PLACES = ("argNewSymbol", "argNewAddr", "argNewOffset")
 
 # To which actions each parameter belongs.

@@ -72,6 +72,7 @@ class HookBody:
             message=self._message(fields),
             tags=self._tags(fields),
             ignore_missing=heading.ignore_missing or heading.calls.generated,
+            generated=heading.calls.generated,
             target=heading.target,
             call_pattern=heading.calls.pattern,
         )

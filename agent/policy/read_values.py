@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping
 
+from agent.policy.automaton import SUBSTRING_OPERATORS, SubstringTooLongError, split
 from agent.policy.context import Context
 from agent.policy.document import Scalar
 from agent.policy.errors import quote
@@ -132,9 +133,20 @@ class ValueReader:
             verb = "matches nothing" if operator.negative else "matches everything"
             what = f"an empty value for {operator.value} {verb}"
             self._problems.report(scalar.source, what, "leave the match out or write a value")
-        else:
+        elif self._has_table(value, operator, scalar):
             return value
         return None
+
+    def _has_table(self, value: bytes, operator: Operator, scalar: Scalar) -> bool:
+        """Whether what looks for it in the middle of a text has room; with a report when not."""
+        if operator not in SUBSTRING_OPERATORS:
+            return True
+        try:
+            split((value,), ignore_case=operator is Operator.SUBSTRING_IGNORE_CASE)
+        except SubstringTooLongError as error:
+            self._problems.report(scalar.source, str(error), "shorten it, or use Prefix or Postfix")
+            return False
+        return True
 
     def _network(self, scalar: Scalar) -> FilterValue | None:
         try:

@@ -13,8 +13,9 @@ from agent.policy.access import PointHook
 from agent.policy.errors import Problems
 from agent.policy.facts import FactsError
 from agent.policy.model import Hook, HookKind, Policy
-from agent.policy.resolve_actions import check_actions, check_enforcers, check_nodes
+from agent.policy.resolve_actions import check_actions, check_enforcers, check_nodes, check_sockets
 from agent.policy.resolve_filters import decide_filters
+from agent.policy.resolve_structures import check_structures
 from agent.policy.resolve_syscall import resolve_syscalls
 from agent.policy.resolve_tracepoint import resolve_raw_tracepoint, resolve_tracepoint
 from agent.policy.resolve_user import resolve_user_hook
@@ -27,13 +28,18 @@ def resolve_policy(policy: Policy, facts: HookFacts) -> tuple[PointHook, ...]:
     found: list[PointHook] = []
     for hook in policy.hooks:
         found += resolve_hook(hook, len(found), facts, problems)
+    check_policy(policy, facts, problems)
+    problems.check()
+    return tuple(found)
+
+
+def check_policy(policy: Policy, facts: HookFacts, problems: Problems) -> None:
+    """Reports what is wrong with a policy beside its hooks."""
     check_nodes(policy, problems)
     try:
         check_enforcers(policy, facts, problems)
     except FactsError as error:
         problems.report(policy.source, error.what, error.advice)
-    problems.check()
-    return tuple(found)
 
 
 def resolve_hook(hook: Hook, number: int, facts: HookFacts, problems: Problems) -> tuple[PointHook, ...]:
@@ -41,6 +47,9 @@ def resolve_hook(hook: Hook, number: int, facts: HookFacts, problems: Problems) 
     check_actions(hook, problems)
     try:
         found = _RESOLVERS[hook.kind](hook, number, facts, problems)
+        for each in found:
+            check_sockets(each, problems)
+            check_structures(each, facts, problems)
         return tuple(decide_filters(each, problems) for each in found)
     except FactsError as error:
         problems.report(hook.source, error.what, error.advice)

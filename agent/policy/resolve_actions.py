@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+from agent.policy.access import PointHook
 from agent.policy.errors import Problems, quote
 from agent.policy.facts import Facts
-from agent.policy.model import Action, ActionKind, ArgType, Hook, HookKind, Policy
+from agent.policy.model import Action, ActionKind, Hook, HookKind, Policy
+from agent.policy.sockets import SOCKETS, TRACKING, actions_of, tracked_value
 
 _FUNCTIONS = frozenset({HookKind.KPROBE, HookKind.FENTRY, HookKind.LSM})
 _NO_ERROR = "a tracepoint cannot keep a call from happening, and this version attaches system calls to tracepoints"
 _KILL = "use Sigkill: the process runs no further instruction after the call"
-_SOCKETS = frozenset({ActionKind.TRACK_SOCK, ActionKind.UNTRACK_SOCK})
 
 
 def check_actions(hook: Hook, problems: Problems) -> None:
@@ -22,10 +23,6 @@ def check_actions(hook: Hook, problems: Problems) -> None:
     for selector in hook.selectors:
         for action in (*selector.actions, *selector.return_actions):
             _check(hook, action, problems)
-    for arg in (*hook.args, *hook.data):
-        if arg.max_data and arg.type is ArgType.CHAR_BUF:
-            advice = "leave maxData out: 4,096 bytes are kept, and the event says when that is not all"
-            problems.report(arg.source or hook.source, "maxData is not supported by this version", advice)
 
 
 def _check(hook: Hook, action: Action, problems: Problems) -> None:
@@ -34,9 +31,18 @@ def _check(hook: Hook, action: Action, problems: Problems) -> None:
         problems.report(source, f"Override is not possible here: {_NO_ERROR}", _KILL)
     if action.kind is ActionKind.NOTIFY_ENFORCER and action.error:
         problems.report(source, f"NotifyEnforcer with argError is not possible here: {_NO_ERROR}", "use argSig alone")
-    if action.kind in _SOCKETS:
-        what = f"{action.kind.value} is not supported by this version"
-        problems.report(source, what, "leave it out: events name the process that runs")
+
+
+def check_sockets(hook: PointHook, problems: Problems) -> None:
+    """Reports an action on a socket whose argument, as it was found on this node, is none."""
+    for action in actions_of(hook):
+        if action.kind not in TRACKING or tracked_value(hook, action):
+            continue
+        types = [arg.type.value for arg, _ in hook.args if arg.index == action.sock]
+        if types:  # else the argument has a fault of its own
+            what = f"{action.kind.value} needs a socket, and argSock {action.sock} is of type {', '.join(types)} here"
+            advice = f"name an argument of type {' or '.join(sorted(kind.value for kind in SOCKETS))}"
+            problems.report(action.source or hook.hook.source, what, advice)
 
 
 def check_nodes(policy: Policy, problems: Problems) -> None:

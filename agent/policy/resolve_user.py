@@ -43,8 +43,8 @@ def resolve_user_hook(hook: Hook, number: int, facts: HookFacts, problems: Probl
     None when faults were reported, and when the file has none of the hook's digests and the policy ignores that.
     """
     target = _target(hook)
-    _check_actions(hook, problems)
     try:
+        _check_actions(hook, facts, problems)
         with facts.open_file(target.path) as file:
             if _is_rejected(target, file):
                 return ()
@@ -76,13 +76,13 @@ def _resolve_places(
         if len(args) < len(hook.args) or not _check_set(hook, args, problems):
             break  # the other places would repeat the faults
         value = returned[0][1] if returned else None
-        found.append(PointHook(_point(place, target), number + len(found), hook, args, data, value, place.symbol))
+        found.append(PointHook(_point(place, target, file), number + len(found), hook, args, data, value, place.symbol))
     return tuple(found)
 
 
-def _point(place: UserPlace, target: UprobeTarget) -> HookPoint:
+def _point(place: UserPlace, target: UprobeTarget, file: UserFile) -> HookPoint:
     kind = PointKind.USDT if place.probe else PointKind.UPROBE
-    return HookPoint(kind, target.path, place.offset, place.ref_counter)
+    return HookPoint(kind, target.path, place.offset, place.ref_counter, file.identity)
 
 
 def _is_rejected(target: UprobeTarget, file: UserFile) -> bool:
@@ -224,13 +224,16 @@ def _return_value(arg: Arg, hook: Hook, facts: HookFacts) -> Resolved:
     return resolved, value and replace(value, at_return=True)
 
 
-def _check_actions(hook: Hook, problems: Problems) -> None:
+def _check_actions(hook: Hook, facts: HookFacts, problems: Problems) -> None:
     for action in (action for each in hook.selectors for action in (*each.actions, *each.return_actions)):
         source = action.source or hook.source
         if action.kind is ActionKind.OVERRIDE:
             problems.report(source, f"Override of a {hook.kind.value} {_NO_OVERRIDE}", "use Sigkill or Signal")
         elif action.kind is ActionKind.SET and hook.kind is not HookKind.USDT:
             problems.report(source, "Set writes arguments of USDT probes only", "leave it out")
+        elif action.kind is ActionKind.SET and (refusal := facts.write_refusal()):
+            advice = "leave it out, or add the policy on nodes whose kernel is not locked down"
+            problems.report(source, f"Set is not possible on this node: {refusal}", advice)
 
 
 def _check_set(hook: Hook, args: tuple[Resolved, ...], problems: Problems) -> bool:

@@ -118,6 +118,7 @@ SPEC = Struct(
             "nodeSelector",
             Ref(LABEL_SELECTOR.name),
             "The nodes that the policy is for, by their labels.",
+            note="Conditions are refused when the policy is added: nobody tells the agent its node's labels.",
         ),
         Field(
             "lists",

@@ -24,7 +24,8 @@ ACTION_SELECTOR = Struct(
             "`Post` makes an event, which every match does anyway unless `NoPost` is there; it is written for its "
             "parameters. `Sigkill` and `Signal` send a signal to the calling process. `Override` lets the call return "
             "at once. `NotifyEnforcer` and `CleanupEnforcerNotification` tell the `enforcers` and take it back. "
-            "`TrackSock` and `UntrackSock` remember whose a socket is. `GetUrl` and `DnsLookup` make the agent ask a "
+            "`TrackSock` makes the process the owner of a socket: tracepoints that look at that socket are asked of it "
+            "from then on, whatever runs; `UntrackSock` forgets it. `GetUrl` and `DnsLookup` make the agent ask a "
             "server. `Set` writes a USDT probe's argument.",
             required=True,
             enum=words(ActionKind),
@@ -47,7 +48,7 @@ ACTION_SELECTOR = Struct(
         Field(
             "argSock",
             INTEGER,
-            "`TrackSock`, `UntrackSock`: the argument that is the socket, by its `index`.",
+            "`TrackSock`, `UntrackSock`: the argument that is the socket, a `sock` or `socket`, by its `index`.",
             minimum=0,
             maximum=MAX_U32,
         ),

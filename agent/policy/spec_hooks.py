@@ -64,9 +64,9 @@ ARG = Struct(
         Field(
             "maxData",
             BOOLEAN,
-            "`char_buf`: more than 4,096 bytes are reported.",
+            "`char_buf`: up to 327,360 bytes are reported instead of 4,096.",
             default=False,
-            note="`true` is refused by this version.",
+            note="What is compared is the first 4,096 bytes, with it as without.",
         ),
         Field("label", STRING, "A name for the argument in events."),
         Field("btfType", STRING, "The name of the argument's structure in BTF, where the kernel cannot tell it."),

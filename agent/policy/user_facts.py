@@ -92,6 +92,10 @@ class UserFile(Protocol):
     """An ELF file for this machine: a program or a shared library. Methods raise UserFileError."""
 
     @property
+    def identity(self) -> FileIdentity:
+        """Which file it is."""
+
+    @property
     def segments(self) -> tuple[Segment, ...]:
         """All that are loaded from the file, in the order of the file."""
 
@@ -127,3 +131,6 @@ class UserFacts(Protocol):
 
 class HookFacts(Facts, UserFacts, Protocol):
     """The files and the kernel of this node: `data` of a hook in a program can begin in the kernel."""
+
+    def write_refusal(self) -> str:
+        """Why this kernel lets no program write to the memory of processes; "" when it does. Raises FactsError."""

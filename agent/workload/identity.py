@@ -7,7 +7,7 @@ from enum import Enum
 from typing import NewType
 
 # Bits in a binding; also the number of policies that a node can have at once.
-MAX_POLICIES = 1024
+MAX_POLICIES = 2048
 # The kernel's side keeps workload ids in 32 bits; 0 means none, and the highest a container that nobody has identified.
 WORKLOAD_QUARANTINED = 2**32 - 1
 MAX_WORKLOAD_ID = WORKLOAD_QUARANTINED - 1

@@ -25,6 +25,8 @@ class Call(Enum):
 
     HOOKED = "h"
     UNRELATED = "u"
+    TEXT = "t"
+    FILE = "f"
 
 
 class CallsEndedError(Exception):

@@ -35,14 +35,21 @@ FD_CALLS = (
 
 def policy_text(name: str, namespace: str, values: Iterable[int], action: str, call: str = "lseek") -> str:
     """A TracingPolicyNamespaced that acts when the call's first argument, a descriptor, is one of `values`."""
+    return filter_policy(name, namespace, call, "int", "Equal", map(str, values), action)
+
+
+def filter_policy(
+    name: str, namespace: str, call: str, kind: str, operator: str, values: Iterable[str], action: str
+) -> str:
+    """A TracingPolicyNamespaced that acts when the call's first argument, of type `kind`, meets the operator."""
     selector: dict[str, Any] = {
-        "matchArgs": [{"index": 0, "operator": "Equal", "values": [str(value) for value in values]}],
+        "matchArgs": [{"index": 0, "operator": operator, "values": list(values)}],
         "matchActions": [{"action": action}],
     }
     hook = {
         "call": f"__x64_sys_{call}",
         "syscall": True,
-        "args": [{"index": 0, "type": "int"}],
+        "args": [{"index": 0, "type": kind}],
         "selectors": [selector],
     }
     document = {

@@ -2,19 +2,30 @@
 /*
  * Makes one system call many times in a row and tells how long that took.
  *
- * Each line on standard input is a batch: `h N` makes N calls of lseek(-1, 0, SEEK_SET), `u N` N calls of getppid().
+ * Each line on standard input is a batch:
+ *
+ *	h N	N calls of lseek(-1, 0, SEEK_SET)
+ *	u N	N calls of getppid()
+ *	t N	N calls of access(TEXT, F_OK) of a path that does not exist
+ *	f N	N calls of lseek(F, 0, SEEK_SET), where F is an open directory
+ *
  * The answer is a line with the batch's nanoseconds (CLOCK_MONOTONIC). It ends at the end of its input; exit code 2
  * means a line that it does not know. No C library: there is nothing between the loop and the kernel. x86_64 only.
  */
 
 #define SYS_READ 0
 #define SYS_WRITE 1
+#define SYS_OPEN 2
+#define SYS_CLOSE 3
 #define SYS_LSEEK 8
+#define SYS_ACCESS 21
 #define SYS_GETPPID 110
 #define SYS_CLOCK_GETTIME 228
 #define SYS_EXIT_GROUP 231
 #define CLOCK_MONOTONIC 1
 #define LINE 32
+#define TEXT "/usr/share/podgate/bench/none"
+#define OPENED "/usr/share"
 
 struct timespec {
 	long seconds;
@@ -64,6 +75,28 @@ static long time_unrelated(long n)
 	while (n-- > 0)
 		syscall3(SYS_GETPPID, 0, 0, 0);
 	return now() - began;
+}
+
+static long time_text(long n)
+{
+	long began = now();
+
+	while (n-- > 0)
+		syscall3(SYS_ACCESS, (long)TEXT, 0, 0);
+	return now() - began;
+}
+
+static long time_file(long n)
+{
+	long file = syscall3(SYS_OPEN, (long)OPENED, 0, 0), began = now();
+
+	if (file < 0)
+		leave(2);
+	while (n-- > 0)
+		syscall3(SYS_LSEEK, file, 0, 0);
+	began = now() - began;
+	syscall3(SYS_CLOSE, file, 0, 0);
+	return began;
 }
 
 /* Reads one line, without its newline; 0 at the end of the input. */
@@ -118,6 +151,10 @@ __attribute__((noreturn, used)) void run(void)
 			print_number(time_hooked(parse_count(line + 2)));
 		else if (line[0] == 'u' && line[1] == ' ')
 			print_number(time_unrelated(parse_count(line + 2)));
+		else if (line[0] == 't' && line[1] == ' ')
+			print_number(time_text(parse_count(line + 2)));
+		else if (line[0] == 'f' && line[1] == ' ')
+			print_number(time_file(parse_count(line + 2)));
 		else
 			leave(2);
 	}

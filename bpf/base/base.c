@@ -208,6 +208,53 @@ PG_INLINE void pg_keep_exec(__u32 old_pid, const struct linux_binprm *bprm)
 		pg_failed(error);
 }
 
+/* An entry of a map from one key to another; 0, or a negative errno and it is lost. */
+#define pg_move(name, from, to)                                                                                        \
+	({                                                                                                             \
+		void *value_ = pg_lookup(name, from);                                                                  \
+		long error_ = value_ ? pg_update(name, to, value_, BPF_ANY) : 0;                                       \
+                                                                                                                       \
+		if (error_)                                                                                            \
+			pg_failed(error_);                                                                             \
+		if (value_)                                                                                            \
+			pg_delete(name, from);                                                                         \
+		error_;                                                                                                \
+	})
+
+PG_INLINE void pg_move_returns(const struct pg_exec_awaited *kept, __u64 before, __u64 now)
+{
+	struct pg_return_key from = {.pid_tgid = before, .attachment = kept->attachment};
+	struct pg_return_key to = {.pid_tgid = now, .attachment = kept->attachment};
+	__u32 chunks = kept->chunks, chunk;
+	long error = pg_move(awaited, &from, &to);
+
+	for (chunk = 0; chunk < PG_MAX_CHUNKS && chunk < chunks; chunk++) {
+		from.chunk = chunk;
+		to.chunk = chunk;
+		error = error ?: pg_move(returns, &from, &to);
+	}
+	if (error)
+		pg_count(PG_COUNT_RETURN_LOST);
+}
+
+/* What waits for the return of an execve, or for the enforcer's call, under the id that the thread had before. */
+PG_INLINE void pg_move_thread(__u32 old_pid)
+{
+	__u64 now = bpf_get_current_pid_tgid();
+	__u64 before = (now & 0xffffffff00000000ULL) | old_pid;
+	struct pg_exec_awaited *found, kept;
+
+	if (before == now)
+		return;
+	pg_move(enforcer, &before, &now);
+	found = pg_lookup(exec_awaited, &before);
+	if (!found)
+		return;
+	kept = *found;
+	pg_delete(exec_awaited, &before);
+	pg_move_returns(&kept, before, now);
+}
+
 PG_INLINE void pg_add_entered(__u32 number)
 {
 	__u32 zero = 0, *entered = pg_lookup(entered, &zero);
@@ -350,6 +397,7 @@ int pg_exec(struct bpf_raw_tracepoint_args *ctx)
 	pg_arm();
 	pg_leave_entering(bpf_get_current_pid_tgid() >> 32);
 	pg_keep_exec((__u32)ctx->args[1], (const struct linux_binprm *)ctx->args[2]);
+	pg_move_thread((__u32)ctx->args[1]);
 	pg_follow(ctx, PG_LINEAGE_EXEC);
 	return 0;
 }

@@ -9,6 +9,12 @@
 
 #include <uapi/linux/ptrace.h>
 
+/*
+ * The header that is made from the kernel's BTF defines PODGATE_LACKS_<name> for an optional structure or member that
+ * this kernel does not have: agent/kernel/header_roots.py. What reads it is left out then, and a policy that needs it
+ * is refused before anything is compiled.
+ */
+
 #define PG_INLINE static __always_inline
 
 /*

@@ -18,6 +18,7 @@
 #include "lib/kernel.h"
 #include "lib/path.h"
 #include "lib/process.h"
+#include "lib/sets.h"
 #include "maps/counters.h"
 #include "maps/process.h"
 #include "maps/strings.h"

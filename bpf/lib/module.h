@@ -22,6 +22,7 @@ struct pg_module_facts {
 };
 _Static_assert(sizeof(struct pg_module_facts) == 16, "pg_module_facts");
 
+#ifndef PODGATE_LACKS_module
 /* struct module. */
 PG_INLINE long pg_read_module(struct pg_string *out, __u64 address)
 {
@@ -33,5 +34,6 @@ PG_INLINE long pg_read_module(struct pg_string *out, __u64 address)
 	pg_put_facts(out, &facts, sizeof(facts));
 	return error;
 }
+#endif
 
 #endif

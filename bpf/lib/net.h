@@ -111,9 +111,11 @@ PG_INLINE void pg_sock_addresses(struct pg_net *net, const struct sock_common *c
 	if (net->family == PG_AF_INET) {
 		pg_net_ipv4(net, net->saddr, PG_NET_SADDR, &common->skc_rcv_saddr);
 		pg_net_ipv4(net, net->daddr, PG_NET_DADDR, &common->skc_daddr);
+#ifndef PODGATE_LACKS_sock_common_skc_v6_daddr
 	} else if (net->family == PG_AF_INET6) {
 		pg_net_ipv6(net, net->saddr, PG_NET_SADDR, &common->skc_v6_rcv_saddr);
 		pg_net_ipv6(net, net->daddr, PG_NET_DADDR, &common->skc_v6_daddr);
+#endif
 	} else {
 		return;
 	}
@@ -170,6 +172,31 @@ PG_INLINE long pg_read_socket(struct pg_string *out, __u64 address)
 	return pg_read_sock(out, (__u64)sock);
 }
 
+/* RFC 791 and RFC 8200: as they are in a packet, on kernels without IP too. */
+struct pg_ipv4 {
+	__u8 version;
+	__u8 service;
+	__be16 size;
+	__be16 id;
+	__be16 fragment;
+	__u8 ttl;
+	__u8 protocol;
+	__be16 checksum;
+	__u8 saddr[4];
+	__u8 daddr[4];
+};
+_Static_assert(sizeof(struct pg_ipv4) == 20, "ipv4");
+
+struct pg_ipv6 {
+	__u32 version;
+	__be16 size;
+	__u8 next;
+	__u8 hops;
+	__u8 saddr[16];
+	__u8 daddr[16];
+};
+_Static_assert(sizeof(struct pg_ipv6) == 40, "ipv6");
+
 /* The linear part of a packet. */
 struct pg_packet {
 	const char *head;
@@ -202,14 +229,14 @@ PG_INLINE void pg_packet_ipv4(struct pg_string *out, struct pg_packet *packet)
 	__be16 fragment = 0;
 	__u8 first = 0, protocol = 0;
 
-	if (at + sizeof(struct iphdr) > packet->end)
+	if (at + sizeof(struct pg_ipv4) > packet->end)
 		return;
 	pg_net_family_is(out, PG_AF_INET);
 	pg_packet_read(packet, at, &first, sizeof(first));
-	pg_packet_read(packet, at + offsetof(struct iphdr, protocol), &protocol, sizeof(protocol));
-	pg_packet_read(packet, at + offsetof(struct iphdr, frag_off), &fragment, sizeof(fragment));
-	pg_net_ipv4(net, net->saddr, PG_NET_SADDR, packet->head + at + offsetof(struct iphdr, saddr));
-	pg_net_ipv4(net, net->daddr, PG_NET_DADDR, packet->head + at + offsetof(struct iphdr, daddr));
+	pg_packet_read(packet, at + offsetof(struct pg_ipv4, protocol), &protocol, sizeof(protocol));
+	pg_packet_read(packet, at + offsetof(struct pg_ipv4, fragment), &fragment, sizeof(fragment));
+	pg_net_ipv4(net, net->saddr, PG_NET_SADDR, packet->head + at + offsetof(struct pg_ipv4, saddr));
+	pg_net_ipv4(net, net->daddr, PG_NET_DADDR, packet->head + at + offsetof(struct pg_ipv4, daddr));
 	net->protocol = protocol;
 	net->known |= PG_NET_PROTOCOL;
 	packet->at = at + (first & 0xf) * 4;
@@ -249,15 +276,15 @@ PG_INLINE void pg_packet_ipv6(struct pg_string *out, struct pg_packet *packet)
 	__u8 protocol = 0;
 	int i, more = 1;
 
-	if (at + sizeof(struct ipv6hdr) > packet->end)
+	if (at + sizeof(struct pg_ipv6) > packet->end)
 		return;
 	pg_net_family_is(out, PG_AF_INET6);
-	pg_packet_read(packet, at + offsetof(struct ipv6hdr, nexthdr), &protocol, sizeof(protocol));
-	pg_net_ipv6(net, net->saddr, PG_NET_SADDR, packet->head + at + offsetof(struct ipv6hdr, saddr));
-	pg_net_ipv6(net, net->daddr, PG_NET_DADDR, packet->head + at + offsetof(struct ipv6hdr, daddr));
+	pg_packet_read(packet, at + offsetof(struct pg_ipv6, next), &protocol, sizeof(protocol));
+	pg_net_ipv6(net, net->saddr, PG_NET_SADDR, packet->head + at + offsetof(struct pg_ipv6, saddr));
+	pg_net_ipv6(net, net->daddr, PG_NET_DADDR, packet->head + at + offsetof(struct pg_ipv6, daddr));
 	net->protocol = protocol;
 	net->known |= PG_NET_PROTOCOL;
-	packet->at = at + sizeof(struct ipv6hdr);
+	packet->at = at + sizeof(struct pg_ipv6);
 	for (i = 0; i < PG_IPV6_EXTENSIONS && more == 1; i++)
 		more = pg_packet_extension(net, packet);
 	if (!more)

@@ -188,12 +188,17 @@ PG_INLINE long pg_read_binary(struct pg_string *out)
 }
 
 /* As the parent sees it: it may be outside of the process's container. */
-PG_INLINE long pg_read_parent_binary(struct pg_string *out)
+PG_INLINE long pg_read_parent_binary_of(struct pg_string *out, const struct task_struct *task)
 {
-	const struct task_struct *task = (const struct task_struct *)bpf_get_current_task(), *parent = NULL;
+	const struct task_struct *parent = NULL;
 
 	pg_read(parent, &task->real_parent);
 	return parent ? pg_read_binary_of(out, parent) : pg_no_value(out, -PG_EFAULT);
+}
+
+PG_INLINE long pg_read_parent_binary(struct pg_string *out)
+{
+	return pg_read_parent_binary_of(out, (const struct task_struct *)bpf_get_current_task());
 }
 
 PG_INLINE const struct file *pg_file_of_fd(__s32 fd)

@@ -23,10 +23,13 @@ PG_INLINE __u32 pg_tgid(void)
 	return bpf_get_current_pid_tgid() >> 32;
 }
 
-/* The process's number in the pid namespace that it is in, and that namespace. */
-PG_INLINE void pg_innermost(struct upid *out)
+/*
+ * What ends in _of asks of any process, by a thread of it; of NULL, or of one that ends meanwhile, it gets zeros.
+ *
+ * The process's number in the pid namespace that it is in, and that namespace.
+ */
+PG_INLINE void pg_innermost(struct upid *out, const struct task_struct *task)
 {
-	struct task_struct *task = pg_current();
 	struct signal_struct *signal = NULL;
 	unsigned int level = PG_MAX_PID_LEVEL;
 	struct pid *pid = NULL;
@@ -40,12 +43,17 @@ PG_INLINE void pg_innermost(struct upid *out)
 		bpf_probe_read_kernel(out, sizeof(*out), &pid->numbers[level]);
 }
 
-PG_INLINE __u32 pg_ns_tgid(void)
+PG_INLINE __u32 pg_ns_tgid_of(const struct task_struct *task)
 {
 	struct upid number = {};
 
-	pg_innermost(&number);
+	pg_innermost(&number, task);
 	return number.nr;
+}
+
+PG_INLINE __u32 pg_ns_tgid(void)
+{
+	return pg_ns_tgid_of(pg_current());
 }
 
 /* The inode number of the namespace that a field points to; 0 when there is none. */
@@ -60,22 +68,28 @@ PG_INLINE __u32 pg_ns_tgid(void)
 		inum_;                                                                                                 \
 	})
 
-PG_INLINE struct cred *pg_cred(void)
+PG_INLINE struct cred *pg_cred_of(const struct task_struct *task)
 {
-	struct task_struct *task = pg_current();
 	struct cred *cred = NULL;
 
 	pg_read(cred, &task->cred);
 	return cred;
 }
 
-PG_INLINE __u32 pg_pid_inum(void)
+PG_INLINE __u32 pg_pid_inum_of(const struct task_struct *task)
 {
 	struct upid number = {};
 
-	pg_innermost(&number);
+	pg_innermost(&number, task);
 	return pg_inum_at(pid_namespace, &number.ns);
 }
+
+/* Without CONFIG_TIME_NS there are only pointers to them. */
+#ifdef PODGATE_LACKS_time_namespace
+#define pg_time_inum(field_address) 0
+#else
+#define pg_time_inum(field_address) pg_inum_at(time_namespace, field_address)
+#endif
 
 PG_INLINE __u32 pg_proxy_inum(const struct nsproxy *proxy, int type)
 {
@@ -91,9 +105,9 @@ PG_INLINE __u32 pg_proxy_inum(const struct nsproxy *proxy, int type)
 	case PG_NS_NET:
 		return pg_inum_at(net, &proxy->net_ns);
 	case PG_NS_TIME:
-		return pg_inum_at(time_namespace, &proxy->time_ns);
+		return pg_time_inum(&proxy->time_ns);
 	case PG_NS_TIME_FOR_CHILDREN:
-		return pg_inum_at(time_namespace, &proxy->time_ns_for_children);
+		return pg_time_inum(&proxy->time_ns_for_children);
 	default:
 		return pg_inum_at(cgroup_namespace, &proxy->cgroup_ns);
 	}
@@ -101,34 +115,38 @@ PG_INLINE __u32 pg_proxy_inum(const struct nsproxy *proxy, int type)
 
 /* type: enum pg_ns_type, a constant. 0: a thread that ends has none any more, nor has a kernel built without this type.
  */
-PG_INLINE __u32 pg_ns_inum(int type)
+PG_INLINE __u32 pg_ns_inum_of(const struct task_struct *task, int type)
 {
-	struct task_struct *task = pg_current();
 	struct nsproxy *proxy = NULL;
 
 	if (type == PG_NS_PID)
-		return pg_pid_inum();
+		return pg_pid_inum_of(task);
 	if (type == PG_NS_USER)
-		return pg_inum_at(user_namespace, &pg_cred()->user_ns);
+		return pg_inum_at(user_namespace, &pg_cred_of(task)->user_ns);
 	pg_read(proxy, &task->nsproxy);
 	return proxy ? pg_proxy_inum(proxy, type) : 0;
 }
 
-PG_INLINE int pg_in_host_user_ns(void)
+PG_INLINE __u32 pg_ns_inum(int type)
+{
+	return pg_ns_inum_of(pg_current(), type);
+}
+
+PG_INLINE int pg_in_host_user_ns_of(const struct task_struct *task)
 {
 	struct user_namespace *user = NULL;
 	int level = 0;
 
-	pg_read(user, &pg_cred()->user_ns);
+	pg_read(user, &pg_cred_of(task)->user_ns);
 	if (user)
 		pg_read(level, &user->level);
 	return level == 0;
 }
 
 /* A set is 64 bits, of two words before Linux 6.3 and of one since: the same bytes. */
-PG_INLINE __u64 pg_own_caps(int type)
+PG_INLINE __u64 pg_cred_caps_of(const struct task_struct *task, int type)
 {
-	struct cred *cred = pg_cred();
+	struct cred *cred = pg_cred_of(task);
 	const void *from = &cred->cap_effective;
 	__u64 set = 0;
 
@@ -140,10 +158,25 @@ PG_INLINE __u64 pg_own_caps(int type)
 	return set;
 }
 
+PG_INLINE int pg_in_host_user_ns(void)
+{
+	return pg_in_host_user_ns_of(pg_current());
+}
+
+PG_INLINE __u64 pg_own_caps(int type)
+{
+	return pg_cred_caps_of(pg_current(), type);
+}
+
 /* type: enum pg_cap_type. namespaced 0: those of another user namespace than the host's do not count. */
+PG_INLINE __u64 pg_caps_of(const struct task_struct *task, int type, int namespaced)
+{
+	return namespaced || pg_in_host_user_ns_of(task) ? pg_cred_caps_of(task, type) : 0;
+}
+
 PG_INLINE __u64 pg_caps(int type, int namespaced)
 {
-	return namespaced || pg_in_host_user_ns() ? pg_own_caps(type) : 0;
+	return pg_caps_of(pg_current(), type, namespaced);
 }
 
 /* When the process of a thread started, in ns since boot. */
@@ -165,9 +198,14 @@ PG_INLINE struct pg_lineage *pg_record_of(__u32 tgid, __u64 start)
 	return record && pg_is_of(record, start) ? record : NULL;
 }
 
+PG_INLINE __u64 pg_own_start(void)
+{
+	return pg_start_of(pg_current());
+}
+
 PG_INLINE struct pg_lineage *pg_own_lineage(void)
 {
-	return pg_record_of(pg_tgid(), pg_start_of(pg_current()));
+	return pg_record_of(pg_tgid(), pg_own_start());
 }
 
 /* What is known of a predicate. */
@@ -208,107 +246,155 @@ PG_INLINE int pg_knows(__u32 tgid, __u64 start, __u32 bit, __u64 since)
 }
 
 /* bit: a constant. since: ns since boot, from when on it stands for its predicate. */
-PG_INLINE int pg_lineage_knows(__u32 bit, __u64 since)
+PG_INLINE int pg_in_lineage_of(__u32 tgid, __u64 start, __u32 bit, __u64 since)
 {
-	return pg_knows(pg_tgid(), pg_start_of(pg_current()), bit, since);
+	return pg_knows(tgid, start, bit, since) != PG_MISSED;
 }
 
 PG_INLINE int pg_in_lineage(__u32 bit, __u64 since)
 {
-	return pg_lineage_knows(bit, since) != PG_MISSED;
+	return pg_in_lineage_of(pg_tgid(), pg_own_start(), bit, since);
+}
+
+PG_INLINE int pg_outside_lineage_of(__u32 tgid, __u64 start, __u32 bit, __u64 since)
+{
+	return pg_knows(tgid, start, bit, since) != PG_MET;
 }
 
 PG_INLINE int pg_outside_lineage(__u32 bit, __u64 since)
 {
-	return pg_lineage_knows(bit, since) != PG_MET;
+	return pg_outside_lineage_of(pg_tgid(), pg_own_start(), bit, since);
 }
 
 /* Of the parent there is now, and of who forked the process: either may have met it. */
-PG_INLINE int pg_parent_knows(__u32 bit, __u64 since)
+PG_INLINE int pg_parent_knows(const struct task_struct *task, __u32 tgid, __u64 start, __u32 bit, __u64 since)
 {
-	struct task_struct *task = pg_current(), *parent = NULL;
-	struct pg_lineage *own = pg_own_lineage();
+	struct pg_lineage *own = pg_record_of(tgid, start);
+	struct task_struct *parent = NULL;
 	int known = PG_MISSED;
-	pid_t tgid = 0;
+	pid_t above = 0;
 
 	if (own && pg_parent_had_met(own, bit, since))
 		return PG_MET;
 	pg_read(parent, &task->real_parent);
 	if (parent) {
-		pg_read(tgid, &parent->tgid);
-		known = pg_knows(tgid, pg_start_of(parent), bit, since);
+		pg_read(above, &parent->tgid);
+		known = pg_knows(above, pg_start_of(parent), bit, since);
 	}
-	if (known == PG_MISSED && (own ? pg_once(own->unknown) : pg_is_lost(pg_tgid())))
+	if (known == PG_MISSED && (own ? pg_once(own->unknown) : pg_is_lost(tgid)))
 		return PG_UNKNOWN;
 	return known;
 }
 
+PG_INLINE int pg_parent_in_lineage_of(const struct task_struct *task, __u32 tgid, __u64 start, __u32 bit, __u64 since)
+{
+	return pg_parent_knows(task, tgid, start, bit, since) != PG_MISSED;
+}
+
 PG_INLINE int pg_parent_in_lineage(__u32 bit, __u64 since)
 {
-	return pg_parent_knows(bit, since) != PG_MISSED;
+	return pg_parent_in_lineage_of(pg_current(), pg_tgid(), pg_own_start(), bit, since);
+}
+
+PG_INLINE int pg_parent_outside_lineage_of(const struct task_struct *task, __u32 tgid, __u64 start, __u32 bit,
+					   __u64 since)
+{
+	return pg_parent_knows(task, tgid, start, bit, since) != PG_MET;
 }
 
 PG_INLINE int pg_parent_outside_lineage(__u32 bit, __u64 since)
 {
-	return pg_parent_knows(bit, since) != PG_MET;
+	return pg_parent_outside_lineage_of(pg_current(), pg_tgid(), pg_own_start(), bit, since);
 }
 
 /* The record, when it has what the process was at its execve. */
-PG_INLINE struct pg_lineage *pg_at_execve(void)
+PG_INLINE struct pg_lineage *pg_at_execve(__u32 tgid, __u64 start)
 {
-	struct pg_lineage *record = pg_own_lineage();
+	struct pg_lineage *record = pg_record_of(tgid, start);
 
 	return record && pg_once(record->snapshot) && !pg_once(record->unknown) ? record : NULL;
 }
 
 /* types: a constant, bit n for enum pg_ns_type n. */
-PG_INLINE int pg_ns_differs(const struct pg_lineage *then, __u32 types)
+PG_INLINE int pg_ns_differs(const struct task_struct *task, const struct pg_lineage *then, __u32 types)
 {
 	int type, differs = 0;
 
 #pragma unroll
 	for (type = 0; type < PG_NS_TYPES; type++)
 		if (types & (1u << type))
-			differs |= pg_ns_inum(type) != pg_once(then->ns[type]);
+			differs |= pg_ns_inum_of(task, type) != pg_once(then->ns[type]);
 	return differs;
+}
+
+/* What is known of a process that has ended is nothing: both hold. */
+PG_INLINE int pg_ns_changed_of(const struct task_struct *task, __u32 tgid, __u64 start, __u32 types)
+{
+	struct pg_lineage *then = pg_at_execve(tgid, start);
+
+	return !task || !then || pg_ns_differs(task, then, types);
 }
 
 PG_INLINE int pg_ns_changed(__u32 types)
 {
-	struct pg_lineage *then = pg_at_execve();
+	struct pg_lineage *then = pg_at_execve(pg_tgid(), pg_own_start());
 
-	return !then || pg_ns_differs(then, types);
+	return !then || pg_ns_differs(pg_current(), then, types);
+}
+
+PG_INLINE int pg_ns_unchanged_of(const struct task_struct *task, __u32 tgid, __u64 start, __u32 types)
+{
+	struct pg_lineage *then = pg_at_execve(tgid, start);
+
+	return !task || !then || !pg_ns_differs(task, then, types);
 }
 
 PG_INLINE int pg_ns_unchanged(__u32 types)
 {
-	struct pg_lineage *then = pg_at_execve();
+	struct pg_lineage *then = pg_at_execve(pg_tgid(), pg_own_start());
 
-	return !then || !pg_ns_differs(then, types);
+	return !then || !pg_ns_differs(pg_current(), then, types);
 }
 
-PG_INLINE __u64 pg_caps_difference(const struct pg_lineage *then, int type, int namespaced)
+PG_INLINE __u64 pg_caps_difference(const struct task_struct *task, const struct pg_lineage *then, int type,
+				   int namespaced)
 {
 	__u64 had = 0;
 
 	if (namespaced || pg_once(then->snapshot) == PG_SNAPSHOT_HOST_USER)
 		had = pg_once(then->caps[type]);
-	return had ^ pg_caps(type, namespaced);
+	return had ^ pg_caps_of(task, type, namespaced);
 }
 
 /* One of mask was gained or lost since the execve. */
+PG_INLINE int pg_caps_changed_of(const struct task_struct *task, __u32 tgid, __u64 start, int type, __u64 mask,
+				 int namespaced)
+{
+	struct pg_lineage *then = pg_at_execve(tgid, start);
+
+	return !task || !then || pg_caps_difference(task, then, type, namespaced) & mask;
+}
+
 PG_INLINE int pg_caps_changed(int type, __u64 mask, int namespaced)
 {
-	struct pg_lineage *then = pg_at_execve();
+	struct pg_lineage *then = pg_at_execve(pg_tgid(), pg_own_start());
 
-	return !then || pg_caps_difference(then, type, namespaced) & mask;
+	return !then || pg_caps_difference(pg_current(), then, type, namespaced) & mask;
+}
+
+PG_INLINE int pg_caps_unchanged_of(const struct task_struct *task, __u32 tgid, __u64 start, int type, __u64 mask,
+				   int namespaced)
+{
+	struct pg_lineage *then = pg_at_execve(tgid, start);
+
+	return !task || !then || !(pg_caps_difference(task, then, type, namespaced) & mask);
 }
 
 PG_INLINE int pg_caps_unchanged(int type, __u64 mask, int namespaced)
 {
-	struct pg_lineage *then = pg_at_execve();
+	struct pg_lineage *then = pg_at_execve(pg_tgid(), pg_own_start());
 
-	return !then || !(pg_caps_difference(then, type, namespaced) & mask);
+	return !then || !(pg_caps_difference(pg_current(), then, type, namespaced) & mask);
 }
 
 #endif

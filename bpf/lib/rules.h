@@ -8,8 +8,10 @@
 
 #include "lib/automaton.h"
 #include "lib/kernel.h"
+#include "lib/net_sets.h"
 #include "lib/path.h"
 #include "lib/process.h"
+#include "lib/sets.h"
 #include "lib/types.h"
 #include "maps/bindings.h"
 #include "maps/call.h"

@@ -78,12 +78,19 @@ PG_INLINE long pg_read_exec_string(struct pg_string *out)
 	return n < 0 ? n : 0;
 }
 
+PG_INLINE int pg_is_leader(__u64 thread)
+{
+	return (__u32)thread == thread >> 32;
+}
+
 /* The last program of the hook point has checked it. */
-PG_INLINE void pg_forget_exec_string(void)
+PG_INLINE void pg_forget_exec(void)
 {
 	__u64 key = bpf_get_current_pid_tgid();
 
 	pg_delete(exec_text, &key);
+	if (!pg_is_leader(key))
+		pg_delete(exec_awaited, &key);
 }
 
 PG_INLINE void pg_return_lost(long error)
@@ -125,6 +132,21 @@ PG_INLINE void pg_keep_return(struct pg_call *call, const struct pg_event *event
 	error = pg_update(awaited, &key, &awaited, BPF_ANY);
 	if (error)
 		pg_return_lost(error);
+}
+
+/* The same for an execve: bpf/base/base.c has to find it when the thread gets another id. */
+PG_INLINE void pg_keep_exec_return(struct pg_call *call, const struct pg_event *event, struct pg_return_key key,
+				   __u32 generation)
+{
+	struct pg_exec_awaited value = {.attachment = key.attachment, .chunks = key.chunk + 1};
+	long error = 0;
+
+	if (!pg_is_leader(key.pid_tgid))
+		error = pg_update(exec_awaited, &key.pid_tgid, &value, BPF_ANY);
+	if (error)
+		pg_return_lost(error);
+	else
+		pg_keep_return(call, event, key, generation);
 }
 
 /* Takes up what a chunk kept at the entry. */

@@ -31,7 +31,7 @@
 #include "lib/kernel.h"
 #include "maps/counters.h"
 
-#define PG_POLICY_WORDS 16
+#define PG_POLICY_WORDS 32
 #define PG_CGROUP_LEVELS 16
 #define PG_NESTED_MAX 1024
 #define PG_QUARANTINE (~0ULL)		    /* no cgroup has this id */
@@ -53,7 +53,7 @@ struct pg_binding {
 	__u32 init_pid;
 	__u32 flags;
 };
-_Static_assert(sizeof(struct pg_binding) == 160, "bindings value");
+_Static_assert(sizeof(struct pg_binding) == 288, "bindings value");
 
 PG_INLINE struct pg_binding *pg_host(void)
 {
@@ -166,24 +166,25 @@ PG_INLINE struct pg_binding *pg_subject(__u64 *key, int exec_hook)
 }
 
 /*
- * The policies that select the current process: p[n] for each n in words, a constant. Gives 0 when there is no answer.
- * A record can be replaced, and its memory given to another one, between the look-up and the last load: then its key
+ * The policies that select the current process: the words of its record whose bits are set in words, a constant, one
+ * after the other in p. Gives 0 when there is no answer. A record can be replaced, and its memory given to another one, between the look-up and the last load: then its key
  * differs.
  */
 PG_INLINE int pg_select(__u64 *p, __u32 *workload, __u32 words, int exec_hook)
 {
 	struct pg_binding *binding;
-	int attempt, word;
+	int attempt, word, n;
 	__u64 key;
 
 	for (attempt = 0; attempt < 3; attempt++) {
 		binding = pg_subject(&key, exec_hook);
 		if (!binding)
 			continue;
+		n = 0;
 #pragma unroll
 		for (word = 0; word < PG_POLICY_WORDS; word++)
 			if (words & (1u << word))
-				p[word] = pg_once(binding->policies[word]);
+				p[n++] = pg_once(binding->policies[word]);
 		*workload = pg_once(binding->workload);
 		if (pg_once(binding->self) == key)
 			return 1;

@@ -77,7 +77,7 @@ struct pg_call {
 	__u64 hash[PG_MAX_HITS];    /* of the rules that wait: of what they report, where a rate is asked for */
 	struct pg_hit hit[PG_MAX_HITS];
 };
-_Static_assert(sizeof(struct pg_call) == 232 + 8 * PG_INPUTS + 8 * PG_NUMBERS + 50 * PG_MAX_HITS, "calls value");
+_Static_assert(sizeof(struct pg_call) == 360 + 8 * PG_INPUTS + 8 * PG_NUMBERS + 50 * PG_MAX_HITS, "calls value");
 
 PG_INLINE struct pg_call *pg_call_of(__u32 context)
 {

@@ -26,6 +26,7 @@ enum pg_counter {
 	PG_COUNT_LINEAGE_FULL,	 /* a process has no record in lineage: the map is full */
 	PG_COUNT_NO_CONTEXT,	 /* a call came in the middle of too many others on its CPU: not checked */
 	PG_COUNT_RETURN_LOST,	 /* a return that a rule waits for could not be noted */
+	PG_COUNT_DATA_LOST,	 /* the ring had no room for all that maxData asks for: the value is cut */
 	PG_COUNTERS
 };
 

@@ -4,6 +4,7 @@
  * exec_text: HASH, pid_tgid -> struct pg_exec_text: the path of such an execve, as the kernel copied it.
  * awaited: HASH, struct pg_return_key with chunk 0 -> struct pg_awaited: calls whose return some rule waits for.
  * returns: HASH, struct pg_return_key -> struct pg_return: which rules of a chunk, and what their event has so far.
+ * exec_awaited: HASH, pid_tgid -> struct pg_exec_awaited: of them execves by a thread that is not its group's leader.
  * An entry whose thread died before the exit is taken out by the agent.
  */
 #ifndef PG_MAPS_DEFERRED_H
@@ -27,6 +28,7 @@ struct pg_exec_text {
 _Static_assert(sizeof(struct pg_exec_text) == 4096, "exec_text value");
 
 #define PG_ALL_CHUNKS 0xffff
+#define PG_MAX_CHUNKS 31 /* MAX_CHUNKS of agent/policy/plan.py */
 #define PG_RETURN_DATA 8192
 
 struct pg_return_key {
@@ -43,6 +45,12 @@ struct pg_awaited {
 	__u32 reserved;
 };
 _Static_assert(sizeof(struct pg_awaited) == 104, "awaited value");
+
+struct pg_exec_awaited {
+	__u32 attachment;
+	__u32 chunks; /* how many at most have kept something */
+};
+_Static_assert(sizeof(struct pg_exec_awaited) == 8, "exec_awaited value");
 
 struct pg_return {
 	__u64 rules; /* bit n: rule n of the chunk */

@@ -5,6 +5,9 @@
  *
  * A record is a header and items: a number, or the bytes of a slot, each with the id that the agent gave to the value.
  * Rules come and go, events in the ring stay: an id is never given to another value.
+ *
+ * What a value has beyond its slot (maxData) travels ahead of the record, in records of another kind: parts, one behind
+ * the other, under a serial number that no other value of this ring ever has. An item of the record names it.
  */
 #ifndef PG_MAPS_EVENTS_H
 #define PG_MAPS_EVENTS_H
@@ -15,12 +18,22 @@
 #include "maps/strings.h"
 
 #define PG_EVENT_DATA 16384
+
+/* Kinds of records. */
 #define PG_EVENT_POLICY 1
+#define PG_EVENT_PART 2
 
 #define PG_EVENT_DEFERRED 1 /* checked at the system call's exit */
 #define PG_EVENT_RETURN 2   /* reported at the return */
 #define PG_EVENT_MONITOR 4  /* monitor mode: enforcing actions were left out */
 #define PG_EVENT_CUT 8	    /* a value did not fit */
+#define PG_EVENT_PARTED 16  /* values go on in parts that came before */
+#define PG_EVENT_SOCKET 32  /* the process is the one that tracked a socket */
+
+/* Kinds of items. */
+#define PG_ITEM_NUMBER 0 /* 8 bytes */
+#define PG_ITEM_BYTES 1
+#define PG_ITEM_REST 2 /* struct pg_rest, behind the item with the value's first bytes */
 
 #define PG_ID_BINARY 1
 #define PG_ID_PARENT 2
@@ -48,6 +61,7 @@ struct pg_event {
 	char comm[16];
 	__u64 start; /* of the process, ns since boot */
 	char data[PG_EVENT_DATA + PG_STRING_ROOM];
+	__u64 serials; /* never sent: how many were given in this context */
 };
 _Static_assert(offsetof(struct pg_event, data) == 80, "event header");
 
@@ -56,10 +70,29 @@ struct pg_item {
 	__u32 len;
 	__u32 mode;
 	__u8 flags;
-	__u8 kind; /* 0: a number of 8 bytes, 1: bytes */
+	__u8 kind;
 	__u16 reserved;
 };
 _Static_assert(sizeof(struct pg_item) == 16, "item");
+
+/* Head of a record with further bytes of a value. The record's own size is that of its room. */
+struct pg_part {
+	__u32 size; /* of the record */
+	__u16 kind;
+	__u16 reserved;
+	__u32 len;    /* bytes that follow; what is behind them means nothing */
+	__u32 offset; /* of them, from the first byte that is not in the value's item */
+	__u64 serial;
+};
+_Static_assert(sizeof(struct pg_part) == 24, "part");
+
+/* Where the further bytes of a value are. */
+struct pg_rest {
+	__u64 serial;
+	__u32 size; /* bytes that were sent, of all parts */
+	__u32 reserved;
+};
+_Static_assert(sizeof(struct pg_rest) == 16, "rest");
 
 PG_INLINE struct pg_event *pg_event_of(__u32 context)
 {
@@ -83,7 +116,7 @@ PG_INLINE struct pg_item *pg_item(struct pg_event *event, __u32 id, __u32 len, _
 	item->len = len;
 	item->mode = mode;
 	item->flags = (__u8)flags;
-	item->kind = 1;
+	item->kind = PG_ITEM_BYTES;
 	item->reserved = 0;
 	event->items++;
 	pg_once(event->size) = offsetof(struct pg_event, data) + at + sizeof(*item) + ((len + 7) & ~7u);
@@ -96,7 +129,7 @@ PG_INLINE void pg_item_number(struct pg_event *event, __u32 id, __u64 value, int
 
 	if (!item)
 		return;
-	item->kind = 0;
+	item->kind = PG_ITEM_NUMBER;
 	*(__u64 *)(item + 1) = value;
 }
 
@@ -164,8 +197,8 @@ PG_INLINE void pg_send_event(struct pg_event *event, const struct pg_hit *hit)
 
 	pg_opaque(size);
 	size &= 0xffff;
-	if (size > sizeof(*event))
-		size = sizeof(*event);
+	if (size > offsetof(struct pg_event, serials))
+		size = offsetof(struct pg_event, serials);
 	event->policy = hit->policy;
 	event->rule = hit->rule;
 	event->selector = hit->selector;

@@ -47,7 +47,7 @@ _Static_assert(sizeof(struct pg_stat) == 128, "stats value");
 struct pg_modes {
 	__u64 monitored[PG_POLICY_WORDS];
 };
-_Static_assert(sizeof(struct pg_modes) == 128, "modes value");
+_Static_assert(sizeof(struct pg_modes) == 256, "modes value");
 
 struct pg_rate_key {
 	__u64 selector; /* as in stats */

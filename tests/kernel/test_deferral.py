@@ -146,7 +146,8 @@ def test_buffer_that_is_mapped_only_in_part_is_matched_by_that_part(
     ended = group.run(steps(opened, step("pwrite64", 3, "e:SECRET", 4096, 0)))
     assert out.read_bytes() == b"SECRET"
     assert ended.killed
-    assert event_of(ended, heard)["args"] == [{"index": 1, "type": "char_buf", "base64": "U0VDUkVU", "truncated": True}]
+    seen = {"index": 1, "type": "char_buf", "base64": "U0VDUkVU", "truncated": True, "size": 4096}
+    assert event_of(ended, heard)["args"] == [seen]
 
 
 @pytest.mark.parametrize("group", ["exec"], indirect=True)

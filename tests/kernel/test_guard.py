@@ -20,7 +20,7 @@ from agent.events.guard import is_any_held
 from agent.hooks.server import listen
 from agent.kernel import bpf
 from agent.kernel.doors import DoorPolicy, Doors, Fallback, Treatment
-from agent.kernel.layout import CGROUP_KEY, HELD, TGID, map_specs
+from agent.kernel.layout import BINDING, CGROUP_KEY, HELD, TGID, map_specs
 from agent.kernel.maps import Bindings, Maps
 from agent.kernel.mounts import cgroup2_root, ensure_bpffs
 from agent.kernel.pins import Pins, remove_tree
@@ -79,7 +79,7 @@ class Generation:
         return self.doors.find(one.pid) is not None
 
     def is_bound(self, one: Stopped) -> bool:
-        return bpf.lookup(self.maps.fileno("bindings"), CGROUP_KEY.pack(one.cgroup), 160) is not None
+        return bpf.lookup(self.maps.fileno("bindings"), CGROUP_KEY.pack(one.cgroup), BINDING.size) is not None
 
 
 @pytest.fixture

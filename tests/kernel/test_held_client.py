@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.timeout(60)]
 
 STALE_NS = 3 * NS_PER_S
 DEADLINE_NS = 5 * NS_PER_S
-BINDING_SIZE = 160
+BINDING_SIZE = 288
 
 
 def boottime() -> int:

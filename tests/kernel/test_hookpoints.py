@@ -15,7 +15,7 @@ from agent.kernel import bpf
 from agent.kernel.errors import KernelError, LoaderError
 from agent.kernel.maps import Maps
 from agent.policy.access import HookPoint, PointKind
-from agent.policy.codegen import Side
+from agent.policy.codegen_unit import Side
 from agent.policy.plan import MAX_CHUNKS, PlanError
 from tests.support.points import (
     Bench,

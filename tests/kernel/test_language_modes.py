@@ -62,6 +62,11 @@ POLICIES = (
             {"call": "access", "args": [arg(0, "string")], "selectors": [{"label": "any", "matchActions": [POST]}]},
         ],
     ),
+    document(
+        "silent",
+        "silent",
+        kprobes=[lseek(when(-1, act("NoPost")), when(-2, USR1, act("NoPost")), when(-3, POST), **RETURNS)],
+    ),
 )
 
 
@@ -133,6 +138,20 @@ def test_counters_are_those_of_each_selector(scene: Node) -> None:
     }
     assert counts(scene, "counted") == {"post": 3, "nopost": 2, "signal": 1}
     assert [one.label for one in status_of(scene, "counted").selectors if one.function == "access"] == ["any"]
+
+
+def test_no_event_of_a_hook_with_a_return_is_counted_too(scene: Node, heard: Heard) -> None:
+    """Nothing is left to do at the return then, so it is counted at the entry, with a signal and without."""
+    with scene.container("silent") as group:
+        calls = [step("lseek", -1, 0, 0), step("lseek", -1, 0, 0), step("lseek", -3, 0, 0)]
+        quiet = group.run(steps(*calls))
+        assert group.call("lseek", -2, 0, 0).status == -signal.SIGUSR1
+    assert [event["selector"] for event in heard.all(quiet.pid)] == [2]
+    assert selector_counts(scene, "silent") == {
+        ("lseek", 0, False): {"nopost": 2},
+        ("lseek", 1, False): {"nopost": 1, "signal": 1},
+        ("lseek", 2, False): {"post": 1},
+    }
 
 
 def versions(name: str) -> Iterator[Document]:

@@ -36,7 +36,7 @@ from agent.policy.model import (
     WorkloadSelector,
     posts,
 )
-from agent.policy.plan import PlacedPolicy
+from agent.policy.placed import PlacedPolicy
 from tests.support.calls import (
     NEW_IPC,
     NEW_NAMESPACES,
@@ -284,7 +284,7 @@ class Batch:
                     continue
                 selector = hook.selectors[outcome.selector]
                 actions = selector.return_actions if late else selector.actions
-                waits = hook.returns and not late
+                waits = hook.returns and not late and (bool(hook.return_selectors) or posts(actions))
                 for name in _counted(actions, outcome.withheld, waits):
                     self.expected[serial, number, outcome.selector, late, name] += 1
             # Without a list for the return, the entry's selector is what posts there.

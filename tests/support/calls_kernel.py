@@ -25,7 +25,8 @@ from agent.placing import Placer, Resolved
 from agent.policy.codegen_text import text_condition
 from agent.policy.lineage import LineageNeeds, LineageTable, needs_of
 from agent.policy.model import Policy, WorkloadSelector
-from agent.policy.plan import PlacedPolicy, PointPlan, hook_points, plan_hooks
+from agent.policy.placed import PlacedPolicy
+from agent.policy.plan import PointPlan, hook_points, plan_hooks
 from agent.policy.resolve import resolve_policy
 from agent.workload.identity import CgroupId, WorkloadId
 from agent.workload.operations import Binding
@@ -80,7 +81,7 @@ class Rules:
     def remove(self, placed: Sequence[PlacedPolicy]) -> None:
         points = frozenset().union(*map(hook_points, placed))
         self._points.apply(dict.fromkeys(points))
-        tables = {number for each in placed for number in each.automata.values()}
+        tables = {number for each in placed for number in (*each.automata.values(), *each.sets.values())}
         self.state.forget(placed, tables)
         self._lineage.change(LineageNeeds())
 

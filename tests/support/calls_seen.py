@@ -33,7 +33,7 @@ def observe(
     args = tuple(_argument(arg, value, first, places, facts) for arg, value in hook.args)
     data = tuple(_task_data(arg, facts, process) for arg, _ in hook.data)
     returned = _returned(hook, made, done, facts)
-    return Call(args, data, process, True, returned, frozenset(workloads), host)
+    return Call(args, data, process, True, True, returned, frozenset(workloads), host)
 
 
 def _readable(made: MadeCall, done: Done, is_record: bool) -> tuple[Argument | None, ...]:

@@ -7,7 +7,18 @@ import json
 from typing import Any
 
 from agent.events.helper import Helper
-from agent.events.layout import ALIGNMENT, HEADER, ITEM, ITEM_BLOB, ITEM_NUMBER, NO_SELECTOR
+from agent.events.layout import (
+    ALIGNMENT,
+    HEADER,
+    ITEM,
+    ITEM_BLOB,
+    ITEM_NUMBER,
+    ITEM_REST,
+    KIND_PART,
+    NO_SELECTOR,
+    PART,
+    REST,
+)
 from agent.events.tables import Tables
 from tests.support.wait import wait_until
 
@@ -56,6 +67,18 @@ def item(number: int, data: bytes, flags: int = 0, mode: int = 0, kind: int = IT
 
 def number_item(number: int, value: int, flags: int = 0) -> bytes:
     return item(number, (value & (1 << 64) - 1).to_bytes(8, "little"), flags, kind=ITEM_NUMBER)
+
+
+def rest_item(number: int, serial: int, size: int) -> bytes:
+    return item(number, REST.pack(serial, size, 0), kind=ITEM_REST)
+
+
+def part(serial: int, offset: int, data: bytes, room: int = 0, **header: int) -> bytes:
+    """room: bytes in the record for data, when that is more. header: fields of struct pg_part."""
+    room = max(room, len(data))
+    fields = {"size": PART.size + room, "kind": KIND_PART, "len": len(data)} | header
+    head = PART.pack(fields["size"], fields["kind"], 0, fields["len"], offset, serial)
+    return head + data.ljust(room, b"?")
 
 
 def record(*items: bytes, **header: Any) -> bytes:

@@ -53,6 +53,7 @@ class ImageError(Exception):
 BUSYBOX_APPLETS = "sh sleep cat ls echo date true false id ps grep stat touch nc env mkdir rm head tail od kill dd seq"
 PAUSE = Image("localhost/pause:1", ("/pause",), {"pause": project_dir() / "tests/support/programs/pause.c"})
 FIRST = Image("localhost/first:1", ("/first",), {"first": project_dir() / "demo/first_instruction.c"})
+FORKS = Image("localhost/forks:1", ("/forks",), {"forks": project_dir() / "bench/programs/forks.c"})
 BUSYBOX = Image(
     "localhost/bb:1",
     (),

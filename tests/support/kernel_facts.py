@@ -229,6 +229,9 @@ class SmallKernel:
     def file_types(self, path: str) -> Types:
         raise UserFileError(f"{path}: no such file", "correct `path`")
 
+    def write_refusal(self) -> str:
+        return ""
+
     def _types(self) -> BtfTypes:
         if not self._btf:
             raise FactsError("there is no BTF of vmlinux", "use a kernel with CONFIG_DEBUG_INFO_BTF=y")

@@ -26,7 +26,8 @@ from agent.policy.model import (
     UprobeTarget,
     WorkloadSelector,
 )
-from agent.policy.plan import PlacedPolicy, PointPlan, hook_points, plan_hooks
+from agent.policy.placed import PlacedPolicy
+from agent.policy.plan import PointPlan, hook_points, plan_hooks
 from agent.policy.reader import parse_policies
 from agent.policy.resolve import resolve_policy
 from agent.workload.identity import PolicyId

@@ -8,7 +8,7 @@ import os
 import re
 import struct
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from agent.kernel.point_loader import PointLoader
 from agent.kernel.slots import Grace, SlotArray
 from agent.kernel.waiting import waiting_attachments
 from agent.policy.access import HookPoint, PointKind
-from agent.policy.codegen import Placement, ProgramName, Side
+from agent.policy.codegen_unit import Placement, ProgramName, Side
 from agent.policy.plan import PlanError
 from tests.support.names import project_dir, unique_name
 
@@ -115,11 +115,12 @@ class HandCompiler:
             for number in range(len(plan.chunks))
         )
 
-    def compile_module(self, plans: list[tuple[HandPlan, Placement]], /) -> str:
+    def compile_module(self, plans: list[tuple[HandPlan, Placement]], chunks: Collection[int] | None = None, /) -> str:
         return _HEAD + "".join(
             _program(plan, placement, program)
             for plan, placement in plans
             for program in self.programs(plan, placement)
+            if chunks is None or program.chunk in chunks
         )
 
 

@@ -17,12 +17,14 @@ from agent.kernel.hookpoints import HookPoints
 from agent.kernel.lineage import Lineage
 from agent.kernel.rule_state import RuleState
 from agent.placing import Placer
-from agent.policies import Change, PolicyRejected, PolicyState, PolicyStore, StoreParts
-from agent.policy.access import HookPoint
+from agent.policies import PolicyStore, StoreParts
+from agent.policy.access import HookPoint, PointKind
 from agent.policy.errors import PolicyErrors
 from agent.policy.lineage import LineageNeeds, LineageTable
 from agent.policy.model import PolicyKey, PolicyMode
-from agent.policy.plan import PlacedPolicy, PointPlan
+from agent.policy.placed import PlacedPolicy
+from agent.policy.plan import PointPlan
+from agent.policy_entry import Change, PolicyRejected, PolicyState
 from agent.workload.errors import PolicyIdInUse
 from agent.workload.identity import PolicyId
 from agent.workload.scopes import Scope
@@ -51,6 +53,9 @@ class _Rules:
     def settle(self) -> bool:
         return self.settled
 
+    def memory(self) -> dict[HookPoint, int]:
+        return {HookPoint(PointKind.SYSCALL, name): 1000 for name in self.slots}
+
 
 @dataclass
 class _State:
@@ -73,6 +78,9 @@ class _State:
         for placed in gone:
             self.ready.pop(placed.serial, None)
             self.log.append(f"forget {placed.serial}")
+
+    def forget_sockets(self) -> None:
+        self.log.append("forget sockets")
 
     def mode(self, placed: PlacedPolicy) -> PolicyMode:
         return self.ready[placed.serial]

@@ -7,6 +7,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from hypothesis import strategies as st
 
@@ -34,6 +35,9 @@ class Fds:
     silent: tuple[int, ...]
 
 
+MAX_NEAR = 16  # of a condition: it may have many more, which the strategies put behind those that they draw
+
+
 class Near:
     """What policies compare the arguments of each call with, by the call and the argument's place."""
 
@@ -54,7 +58,7 @@ class Near:
 
     def _keep(self, call: str, arg: Arg, first: int, values: Iterable[FilterValue]) -> None:
         place = (call, arg.index - first)
-        for value in values:
+        for value in islice(values, MAX_NEAR):
             if isinstance(value, bytes):
                 self._texts[place].add(value)
             else:

@@ -35,6 +35,7 @@ from agent.policy.model import (
     WorkloadSelector,
 )
 from agent.policy.operators import fitting
+from agent.policy.sets import NUMBER_THRESHOLD, RANGE_THRESHOLD, TEXT_THRESHOLD
 from agent.policy.values import number_range
 from tests.support.calls import AF_INET, AF_INET6, AF_UNIX
 
@@ -100,6 +101,8 @@ def networks(draw: st.DrawFn) -> Network:
     return Network((int.from_bytes(address, "big") >> unused << unused).to_bytes(len(address), "big"), bits)
 
 
+MORE_TEXTS = tuple(b"~" * (n * n) + b"%d~" % n for n in range(TEXT_THRESHOLD))
+
 _PORT_RANGES = st.tuples(st.sampled_from(PORTS), st.sampled_from(PORTS)).map(lambda pair: Range(min(pair), max(pair)))
 _FAMILIES = st.sampled_from((0, AF_UNIX, AF_INET, AF_INET6))
 _NETS: Mapping[Operator, st.SearchStrategy[FilterValue]] = {
@@ -140,7 +143,22 @@ def filter_values(operator: Operator, arg_type: ArgType, pool: Pool) -> st.Searc
         if positive in (Operator.SUBSTRING, Operator.SUBSTRING_IGNORE_CASE):
             each = each.filter(lambda text: len(text) <= _MAX_SUBSTRING)
     many = 12 if positive is Operator.IN_MAP else 3
-    return st.lists(each, min_size=1, max_size=many).map(tuple)
+    drawn = st.lists(each, min_size=1, max_size=many).map(tuple)
+    return st.builds(tuple.__add__, drawn, st.sampled_from(((), (), (), more_values(positive, arg_type))))
+
+
+def more_values(operator: Operator, arg_type: ArgType) -> tuple[FilterValue, ...]:
+    """So many others that values go into maps (agent/policy/sets.py), where the type has as many."""
+    if operator in (Operator.SPORT, Operator.DPORT):
+        return tuple(Range(n, n + n % 3) for n in range(2000, 2000 + 5 * RANGE_THRESHOLD, 5))
+    if operator in (Operator.SADDR, Operator.DADDR):
+        return tuple(Network(bytes((10, n, 0, 0)), 16) for n in range(RANGE_THRESHOLD))
+    if operator in (Operator.EQUAL, Operator.IN_MAP, Operator.IN_RANGE) and arg_type.is_number:
+        least, greatest = number_range(arg_type.bits, arg_type.signed)
+        step = (greatest - least) // (NUMBER_THRESHOLD + 1)
+        numbers_ = range(least + step // 3, greatest, step) if step else ()
+        return tuple(Range(n, n + step // 9) for n in numbers_) if operator is Operator.IN_RANGE else tuple(numbers_)
+    return MORE_TEXTS if operator in (Operator.EQUAL, Operator.PREFIX, Operator.POSTFIX) else ()
 
 
 # Expressions.
@@ -224,7 +242,8 @@ def _pid_filters(pool: Pool) -> st.SearchStrategy[PidFilter]:
 
 def _binary_filters(pool: Pool) -> st.SearchStrategy[BinaryFilter]:
     parts = [part for path in pool.binaries for part in _parts(path) if part]
-    values = st.lists(st.sampled_from(parts), min_size=1, max_size=3).map(tuple)
+    few = st.lists(st.sampled_from(parts), min_size=1, max_size=3).map(tuple)
+    values = st.builds(tuple.__add__, few, st.sampled_from(((), (), (), MORE_TEXTS)))
     return st.builds(BinaryFilter, _BINARY, values, st.integers(0, 3).map(lambda n: n == 0))
 
 

@@ -23,7 +23,9 @@ PROVIDER = "podgate_test"
 
 
 class UserFacts(UserFiles):
-    """The node's files, and of its kernel the types only."""
+    """The node's files, and of its kernel the types only. refusal: why no program may write to processes."""
+
+    refusal = ""
 
     def types(self, module: str = "") -> Types:
         assert not module
@@ -43,6 +45,9 @@ class UserFacts(UserFiles):
 
     def raw_tracepoint_names(self) -> Iterable[str]:
         raise NotImplementedError
+
+    def write_refusal(self) -> str:
+        return self.refusal
 
 
 @cache
@@ -83,10 +88,10 @@ def resolve(hook: Hook, facts: UserFacts | None = None) -> tuple[PointHook, ...]
     return found
 
 
-def refused(hook: Hook, *reasons: str) -> None:
+def refused(hook: Hook, *reasons: str, facts: UserFacts | None = None) -> None:
     """Each reason is in one fault of its own, and there are no others."""
     with pytest.raises(PolicyErrors) as caught:
-        resolve(hook)
+        resolve(hook, facts)
     faults = [str(error) for error in caught.value.errors]
     assert len(faults) == len(reasons), faults
     for reason in reasons:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from agent.kernel import attach, bpf
 from agent.kernel.attach import PROGRAM_TYPES, SLOT_MAPS, Attacher, Attachment, Place, dispatcher, pin_name, through
 from agent.kernel.errors import KernelError
 from agent.kernel.layout import MAX_PROGRAM_SLOTS, map_specs
+from agent.kernel.user_files import UserFiles
 from agent.policy.access import HookPoint, PointKind
-from agent.policy.codegen import Side
+from agent.policy.codegen_unit import Side
 
 SYSCALL = HookPoint(PointKind.SYSCALL, "newfstatat")
 UPROBE = HookPoint(PointKind.UPROBE, "/usr/lib/libc.so.6", 0x1234)
@@ -107,7 +110,7 @@ class _Kernel:
 
     def program_info(self, _fd: int) -> bpf.ProgramInfo:
         self._fd("info").close()
-        return bpf.ProgramInfo(42, 6, 9)
+        return bpf.ProgramInfo(42, 64, 6, 9)
 
 
 @pytest.fixture
@@ -190,6 +193,73 @@ def test_counter_beyond_the_config_is_refused(monkeypatch: pytest.MonkeyPatch, d
     point = HookPoint(PointKind.USDT, "/x", 1, attach.MAX_REF_COUNTER + 1)
     with pytest.raises(KernelError, match=r"its reference counter.*up to 0xffffffff"):
         _attach(monkeypatch, devices, _Kernel(), point, Side.ENTER)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "program"
+    path.write_bytes(b"one" * 100)
+    return path
+
+
+def _point_in(file: Path) -> HookPoint:
+    return HookPoint(PointKind.UPROBE, str(file), 0x10, 0, UserFiles().identity(str(file)))
+
+
+class _Swapping(_Kernel):
+    """While a probe is put into the file something happens to it."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        super().__init__()
+        self._happens = happens
+        self.inodes: list[int] = []
+
+    def open_uprobe_event(self, pmu: int, config: int, path: str, offset: int) -> bpf.Fd:
+        self._happens()
+        self.inodes.append(os.stat(path).st_ino)
+        return super().open_uprobe_event(pmu, config, path, offset)
+
+
+def _replace(file: Path) -> None:
+    other = file.with_name("other")
+    other.write_bytes(file.read_bytes())
+    other.rename(file)
+
+
+def test_probe_goes_through_a_descriptor_of_the_file_that_was_looked_at(
+    monkeypatch: pytest.MonkeyPatch, devices: Path, file: Path
+) -> None:
+    kernel = _Swapping(lambda: None)
+    attachment = _attach(monkeypatch, devices, kernel, _point_in(file), Side.ENTER)
+    assert kernel.events[0][2].startswith("/proc/self/fd/")
+    assert (kernel.inodes, kernel.open) == ([file.stat().st_ino], 1)
+    attachment.detach()
+
+
+@pytest.mark.parametrize(
+    "happens", [_replace, Path.unlink, lambda file: os.truncate(file, 10), lambda f: f.chmod(0o600)]
+)
+def test_file_that_is_another_one_is_refused_and_nothing_is_attached(
+    monkeypatch: pytest.MonkeyPatch, devices: Path, file: Path, happens: Callable[[Path], object]
+) -> None:
+    point = _point_in(file)
+    happens(file)
+    kernel = _Kernel()
+    words = "No such file" if happens is Path.unlink else "another file is there .* add the policy again"
+    with pytest.raises(KernelError, match=rf"uprobe {file}\+0x10; .*{words}"):
+        _attach(monkeypatch, devices, kernel, point, Side.ENTER)
+    assert (kernel.events, kernel.open) == ([], 0)
+
+
+@pytest.mark.parametrize("happens", [_replace, Path.unlink, lambda file: os.truncate(file, 10)])
+def test_file_that_changes_while_it_is_probed_loses_the_probe(
+    monkeypatch: pytest.MonkeyPatch, devices: Path, file: Path, happens: Callable[[Path], object]
+) -> None:
+    point = _point_in(file)
+    kernel = _Swapping(lambda: happens(file))
+    with pytest.raises(KernelError, match="written to since"):
+        _attach(monkeypatch, devices, kernel, point, Side.ENTER)
+    assert (kernel.inodes, kernel.open) == ([point.file.inode if point.file else 0], 0)
 
 
 def test_path_with_a_nul_is_refused() -> None:

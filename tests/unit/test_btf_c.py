@@ -164,3 +164,14 @@ def test_anonymous_structs_that_double_at_each_level_are_refused_early() -> None
     blob.composite("root", size, [("x", inner, 0)])
     with pytest.raises(BtfError, match="would exceed"):
         declare_roots(blob, "root")
+
+
+def test_what_is_optional_and_absent_is_told() -> None:
+    blob = BtfBlob()
+    number = blob.integer("int", 4)
+    blob.composite("root", 4, [("x", number, 0)])
+    blob.composite("there", 4, [("x", number, 0)])
+    blob.forward("pointed_to")
+    members = (("root", "x"), ("root", "y"), ("absent", "z"))
+    roots = Roots(("root",), ("there", "absent", "pointed_to"), members=members)
+    assert declare(Btf.parse(blob.build()), roots).lacking == ("absent", "pointed_to", "root_y", "absent_z")

@@ -14,7 +14,8 @@ import pytest
 
 from agent.api import control_pb2
 from agent.kernel.mounts import read_mounts
-from tests.support.stage import Stage, policy_status
+from nri_plugin.ttrpc import Code
+from tests.support.stage import Stage, policy_status, refuse
 
 _GOOD = """apiVersion: cilium.io/v1alpha1
 kind: TracingPolicyNamespaced
@@ -94,6 +95,14 @@ def test_what_no_node_can_do_is_an_error_offline_too(stage: Stage) -> None:
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("<stdin>:4:")
     assert "Override" in result.stderr
+
+
+def test_a_selection_of_nodes_is_an_error_offline_too(stage: Stage) -> None:
+    """The agent refuses it."""
+    text = _GOOD.replace("spec: {", "spec: {nodeSelector: {matchLabels: {pool: edge}}, ")
+    result = stage.run("policy", "check", "-", text=text)
+    assert result.exit_code == 1
+    assert "nodeSelector is not supported by this version" in result.stderr
 
 
 def test_more_than_a_policy_file_may_have_is_not_read(stage: Stage, tmp_path: Path) -> None:
@@ -176,7 +185,7 @@ def test_an_explanation_as_json_has_the_same(stage: Stage, files: tuple[str, str
     assert [hook["section"] for hook in found["hooks"]] == ["kprobes[0]", "kprobes[1]"]
     assert found["hooks"][0]["selectors"] == [{"number": 0, "label": "", "when": "always", "then": ["an event"]}]
     assert (found["cost"]["hook_points"], found["cost"]["programs"]) == (2, None)
-    assert found["node"] == {"asked": False, "reason": "--offline was given", "refusals": []}
+    assert found["node"] == {"asked": False, "reason": "--offline was given", "refusals": [], "not_enforced": []}
     assert found["traps"][0]["where"] == "kprobes[0].selectors[0]"
 
 
@@ -228,17 +237,26 @@ spec:
 
 
 def test_a_policy_of_the_node_is_shown_by_its_name(stage: Stage) -> None:
-    row = policy_status(source="/p.yaml:1:1", actions={"post": 3})
-    stage.serve("ListPolicies", lambda: control_pb2.ListPoliciesResponse(policies=[row]))
+    row = policy_status(actions={"post": 3})
+    answer = control_pb2.GetPolicyResponse(policy=row, document=b'{"name": "guard"}', c=b"int x;\n")
+    stage.serve("GetPolicy", lambda: answer)
     for args in (("shop/guard",), ("guard", "-n", "shop")):
         found = json.loads(stage.run("policy", "show", *args).stdout)
         assert (found["name"], found["id"], found["actions"]) == ("guard", 7, {"post": "3"})
+        assert found["policy"] == {"name": "guard"}
+        assert stage.run("policy", "show", "--c", *args).stdout == "int x;\n"
+    asked = [control_pb2.GetPolicyRequest.FromString(payload) for _, payload in stage.control.calls]
+    assert [(each.name, each.namespace, each.c) for each in asked] == [
+        ("guard", "shop", False),
+        ("guard", "shop", True),
+    ] * 2
+
+
+def test_a_name_that_neither_a_file_nor_a_policy_has_is_told_both(stage: Stage) -> None:
+    stage.serve("GetPolicy", refuse(Code.NOT_FOUND, "no policy guard here; there are: shop/guard"))
     missing = stage.run("policy", "show", "guard")
-    text = "guard: no such file, and no policy of that name here; there are: shop/guard\n"
+    text = "guard: no such file, and no policy guard here; there are: shop/guard\n"
     assert (missing.exit_code, missing.stderr) == (1, text)
-    refused = stage.run("policy", "show", "--c", "shop/guard")
-    assert (refused.exit_code, refused.stdout) == (1, "")
-    assert refused.stderr.endswith("podgate policy show --c FILE; it came from /p.yaml:1:1\n")
 
 
 def test_a_name_without_an_agent_and_a_file_is_told_both(stage: Stage) -> None:
@@ -269,6 +287,25 @@ def test_a_node_is_asked_without_leaving_anything(
     assert "\nthis node can do all of it\n" in explained
     assert [mount for mount in read_mounts() if mount.point.startswith(str(private))] == []
     assert list(private.iterdir()) == []
+
+
+PARTIAL = _GOOD.replace("{call: sys_access}", "{call: sys_nosuchcall, ignore: {callNotFound: true}}")
+
+
+@pytest.mark.kernel
+def test_what_this_node_leaves_out_is_told(stage: Stage) -> None:
+    checked = stage.run("policy", "check", "--node", "-", text=PARTIAL)
+    assert checked.exit_code == 0
+    assert checked.stdout.endswith("on lseek: ok on this node, but for 1 that are not enforced\n")
+    assert checked.stderr == "<stdin>:4:37: kprobes[1]: nosuchcall is not enforced here: call_not_found\n"
+    (found,) = json.loads(stage.run("policy", "check", "--node", "-o", "json", "-", text=PARTIAL).stdout)
+    (gap,) = found["not_enforced"]
+    assert (gap["section"], gap["name"], gap["reason"]) == ("kprobes[1]", "nosuchcall", "call_not_found")
+    explained = stage.run("policy", "explain", "-", text=PARTIAL).stdout
+    assert "\nthis node can do it in part: not enforced are\n" in explained
+    assert '"nosuchcall": this kernel has no such system call' in explained
+    nothing = PARTIAL.replace("{call: sys_lseek}, ", "")
+    assert "\nnothing of it is enforced on this node\n" in stage.run("policy", "explain", "-", text=nothing).stdout
 
 
 @pytest.mark.kernel

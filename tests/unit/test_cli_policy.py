@@ -71,20 +71,71 @@ def test_a_policy_that_is_not_there_is_a_refusal(stage: Stage) -> None:
 
 def test_policies_are_a_table_and_one_not_in_force_is_a_status(stage: Stage) -> None:
     counts = {"post": 5, "sigkill": 2, "set": 1, "nopost": 9, "monitor_sigkill": 4, "monitor_override": 1}
-    rows = [policy_status(actions=counts), policy_status("1e5", "load_error", error="no room", id=0, hooks=[])]
+    rows = [
+        policy_status(actions=counts, kernel_memory_bytes=12_400),
+        policy_status("1e5", "load_error", error="no room", id=0, hooks=[]),
+    ]
     stage.serve("ListPolicies", lambda: control_pb2.ListPoliciesResponse(policies=rows))
     result = stage.run("policy", "list")
     header, first, second = result.stdout.splitlines()
-    names = ["ID", "NAME", "NAMESPACE", "KIND", "STATE", "MODE", "CONTAINERS", "HOOKS", "POST", "ENFORCED", "MONITORED"]
-    assert header.split() == [*names, "ERROR"]
+    names = ["ID", "NAME", "NAMESPACE", "KIND", "STATE", "MODE", "CONTAINERS", "HOOKS", "KERNELMEMORY", "POST"]
+    assert header.split() == [*names, "ENFORCED", "MONITORED", "ERROR"]
     assert first.split() == [
-        "7", "guard", "shop", "TracingPolicyNamespaced", "enabled", "enforce", "2", "access,lseek", "5", "3", "5",
-    ]  # fmt: skip
+        *("7", "guard", "shop", "TracingPolicyNamespaced", "enabled", "enforce", "2", "access,lseek"),
+        *("12.1", "KiB", "5", "3", "5"),
+    ]
     assert second.split()[:2] == ["-", "1e5"]
     assert second.endswith("no room")
     assert result.exit_code == 1
     rows.pop()
     assert stage.run("policy", "list").exit_code == 0
+
+
+def test_what_is_not_enforced_has_a_table_of_its_own(stage: Stage) -> None:
+    gap = control_pb2.NotEnforced(section="kprobes[1]", name="fork", reason="call_not_found", source="p.yaml:9:5")
+    rows = [policy_status(state="partial", not_enforced=[gap])]
+    stage.serve("ListPolicies", lambda: control_pb2.ListPoliciesResponse(policies=rows))
+    result = stage.run("policy", "list")
+    _, row, empty, header, told = result.stdout.splitlines()
+    assert ("partial" in row.split(), empty, result.exit_code) == (True, "", 0)
+    assert header.split() == ["POLICY", "HOOK", "NOT", "ENFORCED", "REASON"]
+    assert told.split() == ["shop/guard", "kprobes[1]", "fork", "call_not_found"]
+    (found,) = json.loads(stage.run("policy", "list", "-o", "json").stdout)
+    assert (found["state"], found["not_enforced"][0]["reason"]) == ("partial", "call_not_found")
+    rows[0].state = "not_hooked"
+    assert stage.run("policy", "list").exit_code == 1, "nothing of it is in force"
+
+
+def test_what_an_added_policy_does_not_enforce_is_told(stage: Stage, file: str) -> None:
+    gap = control_pb2.NotEnforced(section="uprobes[0]", name="/bin/x", reason="digest_rejected", source="p.yaml:9:5")
+    status = policy_status(state="partial", change="added", milliseconds=3, not_enforced=[gap])
+    stage.serve("AddPolicies", lambda: control_pb2.AddPoliciesResponse(policies=[status]))
+    result = stage.run("policy", "add", file)
+    assert result.stdout == "shop/guard: added, partial after 3 ms, selects 2 containers\n"
+    assert result.stderr == "p.yaml:9:5: uprobes[0]: /bin/x is not enforced here: digest_rejected\n"
+
+
+def test_the_faults_of_every_file_are_told(stage: Stage, file: str, tmp_path: Path) -> None:
+    """And those without any are in force."""
+    wrong = [refuse(Code.INVALID_ARGUMENT, f"{place}: wrong") for place in ("a:1:1", "b:2:2")]
+    answers = iter([wrong[0], _added, wrong[1]])
+
+    def answer() -> control_pb2.AddPoliciesResponse:
+        made = next(answers)()
+        assert isinstance(made, control_pb2.AddPoliciesResponse)
+        return made
+
+    stage.serve("AddPolicies", answer)
+    result = stage.run("policy", "add", file, file, file)
+    assert (result.exit_code, result.stderr) == (1, "a:1:1: wrong\nb:2:2: wrong\n")
+    assert result.stdout == "shop/guard: added, enabled after 0 ms, selects 2 containers\n"
+    stage.control.calls.clear()
+    missing = stage.run("policy", "add", file, str(tmp_path / "nowhere"))
+    assert (missing.exit_code, stage.control.calls) == (1, []), "nothing is added when a file cannot be read"
+
+
+def _added() -> control_pb2.AddPoliciesResponse:
+    return control_pb2.AddPoliciesResponse(policies=[policy_status(change="added")])
 
 
 def test_many_hooks_are_counted_in_the_table(stage: Stage) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,18 +18,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.policy.access import HookPoint, Input, InputKind, Memory, PointKind, Read, Value
-from agent.policy.codegen import Placement, ProgramName, Side, compile_module, compile_point, programs
+from agent.policy.codegen import compile_module, compile_point, programs
+from agent.policy.codegen_unit import Placement, ProgramName, Side
 from agent.policy.model import (
     Action,
     ActionKind,
     ArgFilter,
     ArgType,
     HookKind,
+    Network,
     Operator,
+    Range,
     RateScope,
     Selector,
 )
 from agent.policy.plan import PointPlan, make_plan
+from agent.policy.sockets import CLOSES
 from tests.support.language import act, arg, condition, document
 from tests.support.names import project_dir
 from tests.support.planning import argument, hand_made, place_resolved, plan, plan_of, plans_of
@@ -75,6 +80,30 @@ def usdt() -> PointPlan:
     return by_hand(
         HookKind.USDT, PROBE, values, Selector(args=(asks,), actions=(Action(ActionKind.SET, position=0, value=41),))
     )
+
+
+def many_values() -> PointPlan:
+    """Each operator with so many values that they are in maps, and texts of every size of a key."""
+    texts = [f"{n}".ljust(length, "x") for n, length in enumerate([9, 80, 300, 2000] * 20)]
+    filters = [match(0, operator, *texts) for operator in ("Equal", "NotPrefix", "Postfix")]
+    filters += [match(1, "NotInMap", *range(0, 2000, 2)), match(1, "InRange", *(f"{n}0:{n}5" for n in range(99)))]
+    binaries = {"matchBinaries": [{"operator": "NotIn", "values": texts}]}
+    late = {"matchReturnArgs": [match(0, "Equal", *range(300))]}
+    hook = kprobe("access", {0: "string", 1: "int"}, selector(*filters) | binaries | late)
+    return plan_of(policy("p", hook | RETURNS))
+
+
+def many_networks() -> PointPlan:
+    ports = [Range(n, n + 3) for n in range(0, 1000, 9)]
+    networks = [Network(bytes((10, n, 0, 0)), 16) for n in range(70)]
+    networks.append(Network(bytes((0x20, 1, *[0] * 14)), 16))
+    asked: list[tuple[Operator, Sequence[Network | Range]]] = [
+        *((Operator.SADDR, networks), (Operator.NOT_DADDR, networks[:-1])),
+        *((Operator.SPORT, ports), (Operator.NOT_DPORT, ports)),
+    ]
+    filters = tuple(ArgFilter((0,), operator, tuple(values)) for operator, values in asked)
+    point = HookPoint(PointKind.RAW_TRACEPOINT, "inet_sock_set_state")
+    return by_hand(HookKind.RAW_TRACEPOINT, point, [argument(0, ArgType.SOCK)], Selector(args=filters))
 
 
 def every_number() -> PointPlan:
@@ -141,9 +170,40 @@ def network() -> PointPlan:
     return plan_of(tracepoint("x/bare_tp", {"matchArgs": asks}, args=args, raw=True))
 
 
+def large() -> PointPlan:
+    """One rule that reports at the return and one at once, which has a copy too; both with rates or lookups."""
+    buffer = arg(1, "char_buf", sizeArgIndex=3, maxData=True)
+    late = {"call": "write", "args": [buffer, arg(2, "size_t")]} | RETURNS
+    late["selectors"] = [
+        {"matchActions": [act("Post", rateLimit="5")], "matchReturnArgs": [condition(0, "GT", 9)]},
+    ]
+    lookup = {"matchArgs": [condition(0, "Equal", 7)], "matchActions": [act("NoPost"), act("DnsLookup", argFqdn="a")]}
+    soon = {"call": "write", "args": [arg(0, "int"), buffer], "selectors": [lookup, selector(match(1, "Prefix", "ab"))]}
+    copy = {"call": "write", "args": [buffer | {"returnCopy": True}]} | RETURNS
+    return plan_of(document("p", kprobes=[late, soon, copy]))
+
+
+def sockets() -> PointPlan:
+    """A program that is asked of the process that runs, and one that is asked of a socket's owner."""
+    track = [act("TrackSock", argSock=2), act("NoPost")]
+    first = tracepoint(
+        "x/bare_tp", selector(match(1, "Equal", 1), actions=track), args=[arg(1, "uint64"), arg(2, "sock")]
+    )
+    pids = {"matchPIDs": [{"operator": "In", "values": [7]}]}
+    stacks = [act("Post", rateLimit="1", userStackTrace=True), act("Sigkill")]
+    second = tracepoint("x/bare_tp", pids | {"matchActions": stacks}, args=[arg(2, "sock"), arg(1, "uint64")])
+    third = tracepoint("x/bare_tp", selector(match(1, "Equal", 2)), args=[arg(1, "uint64")])
+    documents = [each | {"metadata": {"name": name}} for name, each in zip("abc", (first, second, third), strict=True)]
+    for each in documents:
+        each["spec"]["tracepoints"][0]["raw"] = True
+    return plan(*documents)["bare_tp"]
+
+
 CASES = {
     "plain": plan_of(lseek_policy("p")),
     "numbers": every_number(),
+    "sets": many_values(),
+    "network_sets": many_networks(),
     "texts": plan_of(
         policy(
             "p",
@@ -211,6 +271,9 @@ CASES = {
     "notifier": enforcer()["lseek"],
     "enforced": enforcer()["getpgid"],
     "process": process(),
+    "large": large(),
+    "sockets": sockets(),
+    "closes": make_plan(CLOSES, (), forgets=True),
 }  # fmt: skip
 
 
@@ -238,7 +301,7 @@ def test_module_includes_the_library_once_and_has_the_programs_that_it_says() ->
     made = [(CASES[name], replace(placement(CASES[name]), attachment=n)) for n, name in enumerate(CASES)]
     text = compile_module(made)
     said = [program.name for each in made for program in programs(*each)]
-    assert text.count("#include") == 1
+    assert re.findall(r'#include "([a-z/_]+\.h)"', text) == [f"lib/{name}.h" for name in ("syscall", "data", "socks")]
     assert sorted(re.findall(r"^int (\w+)\(", text, re.MULTILINE)) == sorted(said)
 
 
@@ -254,7 +317,14 @@ def test_programs_have_their_side_and_chunk() -> None:
 
 def test_returns_are_watched_where_something_asks() -> None:
     watched = {name for name, made in CASES.items() if made.has_return}
-    assert watched == {"texts", "exec", "chunks", "return", "copied", "uprobe", "limited", "enforced"}
+    assert watched == {"texts", "exec", "chunks", "return", "copied", "uprobe", "limited", "enforced", "large", "sets"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_large_values_cost_only_those_who_ask_for_them(name: str) -> None:
+    text = compile_module([(CASES[name], placement(CASES[name]))])
+    found = [word in text for word in ("lib/data.h", "pg_note_source", "pg_item_rest", "pg_will_report")]
+    assert found == [name == "large"] * 4
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from agent.policy.access import HookPoint, Input, InputKind, PointKind, Read, Value
 from agent.policy.codegen_filter import argument_condition, cel, conditions, joined, numbers
 from agent.policy.model import ArgFilter, ArgType, Cel, HookKind, Operator, Range, Selector
-from agent.policy.plan import Chunk, Rule
+from agent.policy.placed import Rule
+from agent.policy.plan import Chunk
 from tests.support.evaluate_c import evaluate
 from tests.support.planning import argument, hand_made, place_resolved, plan_of, plans_of
 from tests.support.workload import kprobe, match, policy, selector

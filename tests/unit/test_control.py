@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import pytest
@@ -14,10 +16,12 @@ from agent.api import control_pb2
 from agent.control import ControlEndpoint
 from agent.hooks.calls import CallError
 from agent.hooks.peer import Peer
-from agent.policies import Change, Entry, NoSuchPolicy, Outcome, PolicyRejected, PolicyStore
-from agent.policy.model import PolicyKey, PolicyMode
-from agent.policy.plan import PlacedPolicy
+from agent.policies import PolicyStore
+from agent.policy.gaps import Gap, GapReason
+from agent.policy.model import PolicyKey, PolicyMode, Source
+from agent.policy.placed import PlacedPolicy
 from agent.policy.reader import parse_policies
+from agent.policy_entry import Change, Entry, NoSuchPolicy, Outcome, PolicyRejected
 from nri_plugin.ttrpc import Code
 from tests.support.planning import place_resolved, resolve
 
@@ -49,6 +53,15 @@ class _Store:
 
     def mode(self, entry: Entry) -> PolicyMode:
         return PolicyMode.MONITOR if entry.placed else PolicyMode.ENFORCE
+
+    def memory(self) -> Counter[int]:
+        return Counter({100: 4096})
+
+    def find(self, key: PolicyKey) -> Entry:
+        found = [entry for entry in self.listed if entry.policy.key == key]
+        if not found:
+            raise NoSuchPolicy(key, (entry.policy.key for entry in self.listed))
+        return found[0]
 
     def counts(self, entry: Entry) -> Counter[str]:
         return Counter(post=2, monitor_sigkill=1) if entry.placed else Counter()
@@ -111,6 +124,10 @@ class _Control:
         request = control_pb2.SetPolicyModeRequest(name="guard", namespace="shop", mode=mode).SerializeToString()
         return control_pb2.SetPolicyModeResponse.FromString(self.call("SetPolicyMode", request)).policy
 
+    def get(self, name: str, *, c: bool = False) -> control_pb2.GetPolicyResponse:
+        request = control_pb2.GetPolicyRequest(name=name, namespace="shop", c=c).SerializeToString()
+        return control_pb2.GetPolicyResponse.FromString(self.call("GetPolicy", request))
+
     def list(self) -> list[control_pb2.PolicyStatus]:
         return list(control_pb2.ListPoliciesResponse.FromString(self.call("ListPolicies", b"")).policies)
 
@@ -142,6 +159,7 @@ def test_an_added_policy_is_told_with_what_it_does_here(control: _Control) -> No
                 ),
             ],
             id=100,
+            kernel_memory_bytes=4096,
         )
     ]
 
@@ -209,11 +227,55 @@ def test_a_policy_that_is_not_in_force_tells_what_it_says(control: _Control) -> 
     assert (list(status.selectors), status.id) == ([], 0)
 
 
+def test_a_policy_is_told_whole(control: _Control) -> None:
+    control.store.listed = (_entry(),)
+    found = control.get("guard")
+    assert (found.policy.name, found.policy.kernel_memory_bytes, found.c) == ("guard", 4096, b"")
+    document = json.loads(found.document)
+    assert [hook["calls"] for hook in document["hooks"]] == [["lseek"], ["access"]]
+
+
+def test_the_c_of_a_policy_has_its_own_numbers(control: _Control) -> None:
+    control.store.listed = (_entry(),)
+    text = control.get("guard", c=True).c.decode()
+    assert re.findall(r"^int (pg_\w+)\(", text, re.MULTILINE) == ["pg_enter_1_0", "pg_enter_2_0"]
+    assert set(re.findall(r"pg_hit\(call, (\d+),", text)) == {"100"}
+
+
+def test_a_policy_that_is_not_in_force_has_no_c(control: _Control) -> None:
+    control.store.listed = (_entry(placed=False),)
+    assert control.get("guard").policy.state == "load_error"
+    refusal = (Code.FAILED_PRECONDITION, "shop/guard is not in force: no")
+    assert _refusal(lambda: control.get("guard", c=True)) == refusal
+    assert _refusal(lambda: control.get("other")) == (
+        Code.NOT_FOUND,
+        "no policy shop/other here; there are: shop/guard",
+    )
+
+
+def test_more_text_than_an_answer_has_room_for_is_refused(control: _Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    control.store.listed = (_entry(),)
+    monkeypatch.setattr("agent.control.MAX_TEXT", 1000)
+    code, text = _refusal(lambda: control.get("guard", c=True))
+    assert code is Code.RESOURCE_EXHAUSTED
+    assert text.endswith("bytes are more than the 1,000 of an answer: use podgate policy show with its file")
+
+
+def test_what_is_not_enforced_is_told_with_its_reason(control: _Control) -> None:
+    gap = Gap("kprobes[1]", "fork", GapReason.CALL_NOT_FOUND, Source("guard.yaml", 9, 5))
+    control.store.listed = (replace(_entry(), gaps=(gap,)),)
+    (status,) = control.list()
+    assert status.state == "partial"
+    assert list(status.not_enforced) == [
+        control_pb2.NotEnforced(section="kprobes[1]", name="fork", reason="call_not_found", source="guard.yaml:9:5")
+    ]
+
+
 def test_the_status_is_what_the_agent_says(control: _Control) -> None:
     assert control_pb2.GetStatusResponse.FromString(control.call("GetStatus", b"")).pid == 77
 
 
-@pytest.mark.parametrize("method", ["AddPolicies", "DeletePolicy", "SetPolicyMode"])
+@pytest.mark.parametrize("method", ["AddPolicies", "DeletePolicy", "SetPolicyMode", "GetPolicy"])
 def test_control_refuses_junk(control: _Control, method: str) -> None:
     assert _refusal(lambda: control.call(method, _JUNK))[0] is Code.INVALID_ARGUMENT
 

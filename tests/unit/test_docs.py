@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import itertools
 import json
@@ -267,6 +268,40 @@ def test_outcomes_of_hook_requests_are_explained() -> None:
     assert [reason.value for reason in Reason if f"`{reason.value}`" not in text] == []
 
 
+_LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
+# Events that are not written where they are logged: by the text of the expression.
+_NAMED_ELSEWHERE = {
+    "event": {"armed_late", "cgroup_removed"},
+    "self.outcome": {"bound", "unbound"},
+    "text": {"a running container is not known"},
+    "_LINES[stage]": {"start_container", "run_pod_sandbox"},
+}
+
+
+def logged_events(*folders: str) -> Iterator[tuple[str, str]]:
+    """(where, event) of every call of a `log`. KeyError for an event that is neither a text nor known above."""
+    for path in sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(ast.Attribute(ast.Name("log"), level), args) if level in _LEVELS:
+                    for event in _events(args[level == "log"]):
+                        yield f"{path.relative_to(ROOT)}:{node.lineno}", event
+
+
+def _events(expression: ast.expr) -> set[str]:
+    if isinstance(expression, ast.Constant):
+        return {str(expression.value)}
+    return _NAMED_ELSEWHERE[ast.unparse(expression)]
+
+
+def test_every_event_of_the_logs_is_explained() -> None:
+    explained = set(first_names(section(OPERATIONS, "Logs")))
+    logged = {event: where for where, event in logged_events("agent", "nri_plugin")}
+    assert {event: where for event, where in logged.items() if event not in explained} == {}
+    assert explained - logged.keys() == set(), "nobody logs these"
+    assert len(logged) > 80, "the calls are found"
+
+
 def test_example_event_has_only_fields_that_are_explained() -> None:
     block, *_ = fences(EVENTS, "json")
     example = json.loads(block)
@@ -285,6 +320,7 @@ def test_example_event_has_only_fields_that_are_explained() -> None:
         ("programs of one kind", MAP_ENTRIES["slots"]),
         ("selectors of all policies", MAP_ENTRIES["stats"]),
         ("`SubString` filters", MAP_ENTRIES["automata"]),
+        ("filters whose `Prefix`", MAP_ENTRIES["lengths"]),
         ("equal events", MAP_ENTRIES["rates"]),
         ("conditions with `followChildren`", MAX_PREDICATES),
         ("threads between a NotifyEnforcer", MAP_ENTRIES["enforcer"]),

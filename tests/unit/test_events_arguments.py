@@ -132,6 +132,9 @@ def test_a_descriptor_is_a_path_and_its_number_where_the_record_has_it() -> None
 @pytest.mark.parametrize("kind", ["char_buf", "const_buf", "char_iovec"])
 def test_bytes(kind: str) -> None:
     assert show(kind, Item(b"\0\1", CUT_TAIL)) == {"type": kind, "base64": "AAE=", "truncated": True}
+    assert show(kind, Item(b"\0\1", CUT_TAIL, 2)) == {"type": kind, "base64": "AAE=", "truncated": True}
+    assert show(kind, Item(b"\0\1", CUT_TAIL, 3)) == {"type": kind, "base64": "AAE=", "truncated": True, "size": 3}
+    assert show(kind, Item(b"\0\1", 0, 3)) == {"type": kind, "base64": "AAE="}
     for missing in (None, Item(b"x", UNREADABLE), number(5)):
         assert show(kind, missing) == {"type": kind, "base64": None, "unreadable": True}
 

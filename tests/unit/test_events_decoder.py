@@ -9,18 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.events.decoder import DecodeError, Item, RawEvent, parse_event
+from agent.events.decoder import DecodeError, Item, Part, RawEvent, Rest, is_part, parse_event, parse_part
 from agent.events.layout import (
     CUT_TAIL,
     FLAG_CUT,
     FLAG_DEFERRED,
     FLAG_MONITOR,
+    FLAG_PARTED,
     FLAG_RETURN,
+    FLAG_SOCKET,
     HEADER,
     ITEM,
     MAX_BLOB,
+    PART,
 )
-from tests.support.events import item, number_item, record
+from tests.support.events import item, number_item, part, record, rest_item
 
 TWO = (item(1, b"/bin/cat"), item(16, b"y" * 21))
 
@@ -37,11 +40,14 @@ def test_record_has_every_field() -> None:
     assert parse_event(data).items[16].number == (1 << 64) - 2
 
 
-@pytest.mark.parametrize("flag", [FLAG_DEFERRED, FLAG_RETURN, FLAG_MONITOR, FLAG_CUT])
+FLAGS = (FLAG_DEFERRED, FLAG_RETURN, FLAG_MONITOR, FLAG_CUT, FLAG_PARTED, FLAG_SOCKET)
+
+
+@pytest.mark.parametrize("flag", FLAGS)
 def test_each_flag_is_its_own(flag: int) -> None:
     event = parse_event(record(flags=flag))
-    said = [event.is_deferred, event.is_return, event.is_monitored, event.is_cut]
-    assert said == [flag == each for each in (FLAG_DEFERRED, FLAG_RETURN, FLAG_MONITOR, FLAG_CUT)]
+    said = [event.is_deferred, event.is_return, event.is_monitored, event.is_cut, event.is_parted, event.is_of_socket]
+    assert said == [flag == each for each in FLAGS]
 
 
 def test_stacks_are_items_of_their_own_ids() -> None:
@@ -80,7 +86,8 @@ def test_record_of_another_size_or_kind_is_refused(data: bytes) -> None:
     [
         ((16, 300, 0, 0, 1, 0), "an item ends at"),
         ((16, (1 << 32) - 1, 0, 0, 1, 0), "an item ends at"),
-        ((16, 8, 0, 0, 2, 0), "an item of kind 2"),
+        ((16, 8, 0, 0, 3, 0), "an item of kind 3"),
+        ((16, 8, 0, 0, 2, 0), "an item of kind 2 with 8 bytes, without a value"),
         ((16, 4, 0, 0, 0, 0), "an item of kind 0 with 4 bytes"),
         ((16, 0, 0, 0, 0, 0), "an item of kind 0 with 0 bytes"),
     ],
@@ -102,6 +109,50 @@ def test_values_may_be_as_long_as_a_policy_can_ask_for() -> None:
         parse_event(record(item(16, b"x" * (MAX_BLOB + 1))))
 
 
+def test_an_item_says_where_its_rest_is() -> None:
+    event = parse_event(record(item(16, b"ab", CUT_TAIL, 7), rest_item(16, 1 << 60, 5), item(17, b"z")))
+    assert event.items == {16: Item(b"ab", CUT_TAIL, 7, False, Rest(1 << 60, 5)), 17: Item(b"z")}
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ((rest_item(16, 1, 5),), "without a value before it"),
+        ((item(17, b"x"), rest_item(16, 1, 5)), "without a value before it"),
+        ((number_item(16, 1), rest_item(16, 1, 5)), "without a value before it"),
+        ((item(16, b"x"), rest_item(16, 1, MAX_BLOB)), f"a value of 1 and {MAX_BLOB} bytes"),
+    ],
+)
+def test_a_rest_that_cannot_be_is_refused(items: tuple[bytes, ...], said: str) -> None:
+    with pytest.raises(DecodeError, match=said):
+        parse_event(record(*items))
+
+
+def test_a_part_has_its_bytes_and_no_others() -> None:
+    data = part(9, 4096, b"abc", room=8)
+    assert parse_part(data) == Part(9, 4096, b"abc")
+    assert [is_part(each) for each in (data, record(), b"", data[:4], data[:5])] == [True, False, False, False, True]
+    for size in range(len(data)):
+        with pytest.raises(DecodeError):
+            parse_part(data[:size])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        record(),
+        part(1, 0, b"abc", size=PART.size),
+        part(1, 0, b"abc", len=4),
+        part(1, 0, b"abc", len=(1 << 32) - 1),
+        part(1, 0, b""),
+        part(1, MAX_BLOB - 2, b"abc"),
+    ],
+)
+def test_a_part_that_cannot_be_is_refused(data: bytes) -> None:
+    with pytest.raises(DecodeError, match="a part of"):
+        parse_part(data)
+
+
 @given(st.binary(max_size=2 * HEADER.size))
 def test_junk_is_refused_or_a_value(data: bytes) -> None:
     parse_or_refuse(data)
@@ -118,3 +169,13 @@ def parse_or_refuse(data: bytes) -> None:
     except DecodeError:
         return
     assert sum(len(each.data) for each in event.items.values()) <= len(data)
+
+
+@given(st.binary(max_size=2 * PART.size))
+def test_junk_is_refused_or_a_part(rest: bytes) -> None:
+    data = struct.pack("<IHH", 8 + len(rest), 2, 0) + rest
+    try:
+        found = parse_part(data)
+    except DecodeError:
+        return
+    assert found.data in data

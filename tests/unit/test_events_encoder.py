@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.events.decoder import DecodeError, parse_event
 from agent.events.encoder import encode_event, encode_line, encode_unannounced, event_fields, format_time, is_posted
-from agent.events.layout import FLAG_CUT, FLAG_DEFERRED, FLAG_MONITOR, FLAG_RETURN, UNREADABLE
+from agent.events.layout import FLAG_CUT, FLAG_DEFERRED, FLAG_MONITOR, FLAG_RETURN, FLAG_SOCKET, UNREADABLE
 from agent.events.tables import Tables
 from agent.policy.model import ArgType
 from agent.workload.identity import WORKLOAD_QUARANTINED
@@ -89,8 +89,11 @@ def test_what_a_call_returned_is_there_at_its_return_only() -> None:
 
 
 def test_actions_at_the_return_are_told_beside_those_of_the_entry() -> None:
-    known = tables(rule(selectors=[selector(), selector(at_return=actions("POST", "SIGKILL"))]))
+    known = tables(rule(selectors=[selector(), selector(label="late", at_return=actions("POST", "SIGKILL"))]))
     fields = encode(known, return_selector=1)
+    assert fields["return_selector_label"] == "late"
+    assert "selector_label" not in fields
+    assert "return_selector_label" not in encode(known, return_selector=0)
     assert (fields["selector"], fields["action"], fields["actions"]) == (0, "POST", ["POST"])
     assert (fields["return_selector"], fields["return_action"]) == (1, "SIGKILL")
     assert (fields["return_actions"], fields["enforced"]) == (["POST", "SIGKILL"], True)
@@ -142,7 +145,9 @@ def test_the_last_actions_say_whether_there_is_an_event(
     assert is_posted(parse_event(record(**header)), known) is posted
 
 
-@pytest.mark.parametrize(("flag", "said"), [(FLAG_DEFERRED, "deferred"), (FLAG_CUT, "incomplete")])
+@pytest.mark.parametrize(
+    ("flag", "said"), [(FLAG_DEFERRED, "deferred"), (FLAG_CUT, "incomplete"), (FLAG_SOCKET, "socket_owner")]
+)
 def test_flags_are_said_when_they_are_set(flag: int, said: str) -> None:
     assert encode(tables(), flags=flag)[said] is True
     assert said not in encode(tables())

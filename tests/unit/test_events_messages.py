@@ -31,7 +31,7 @@ from agent.policy.model import (
     UprobeTarget,
     WorkloadSelector,
 )
-from agent.policy.plan import PlacedPolicy
+from agent.policy.placed import PlacedPolicy
 from agent.workload.identity import PolicyId
 
 HERE = Source("p", 1, 1)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -18,10 +19,11 @@ import pytest
 from agent.events import guard as guard_module
 from agent.events import main as module
 from agent.events.guard import Guard
+from agent.events.layout import CUT_TAIL, FLAG_PARTED
 from agent.events.main import EventProcess
 from agent.events.ring import RingBuffer
 from rthook.held import Hold, Outcome, Release, Sweep
-from tests.support.events import arg, item, number_item, record, rule, selector
+from tests.support.events import arg, item, number_item, part, record, rest_item, rule, selector
 from tests.support.wait import wait_until
 
 WAIT_S = 20.0
@@ -98,8 +100,8 @@ class _Stage:
         self.process._poll.close()
         for fd in self.process._readers.descriptors():
             self.process._readers.drop(fd)
-        for part in (self._theirs, self._listener, self.ring):
-            part.close()
+        for one in (self._theirs, self._listener, self.ring):
+            one.close()
 
 
 @pytest.fixture
@@ -149,6 +151,22 @@ def test_events_get_the_names_that_were_told(start: Callable[..., _Stage]) -> No
     assert (known["policy"]["name"], known["args"][0]["value"]) == ("pol", 7)
     assert (junk["type"], unknown["policy"], unknown["function"]) == ("error", {"serial": 9}, None)
     assert (beyond["policy"]["name"], beyond["function"], beyond["rule"]) == ("pol", None, 5)
+
+
+def test_values_in_parts_are_put_together(start: Callable[..., _Stage]) -> None:
+    stage = start()
+    with stage.reader() as channel:
+        stage.tell(op="policy", id=2, name="pol", namespace=None, rules=[rule(arg(16, "char_buf"))])
+        begin = item(16, b"begin", CUT_TAIL, mode=14)
+        stage.ring.put(part(8, 0, b" and "), part(8, 5, b"end!", room=99), part(9, 1, b"a gap"), part(1, 0, b""))
+        stage.ring.put(*(record(begin, rest_item(16, serial, 9), flags=FLAG_PARTED) for serial in (8, 9)))
+        junk, whole, cut = lines(channel, 3)
+        heard = json.loads(stage.feed.recv(1 << 16))
+    assert (junk["type"], heard["counters"]) == ("error", {"data_missing": 1})
+    assert base64.b64decode(whole["args"][0]["base64"]) == b"begin and end!"
+    assert "truncated" not in whole["args"][0]
+    assert base64.b64decode(cut["args"][0]["base64"]) == b"begin"
+    assert (cut["args"][0]["truncated"], cut["args"][0]["size"]) == (True, 14)
 
 
 def test_an_event_with_a_stack_comes_late_and_holds_up_nobody(start: Callable[..., _Stage]) -> None:

@@ -63,7 +63,7 @@ def test_a_policy_is_known_with_its_rules() -> None:
             {"hook": "raw tracepoint", "subsystem": None, "event": "sched_switch"},
         ),
         (
-            {"kind": "uprobe", "path": "/lib/x", "symbol": "main+0x4", "offset": 9},
+            {"kind": "uprobe", "path": "/lib/x", "symbol": "main+0x4", "offset": 9, "call": "/lib/x"},
             {"hook": "uprobe", "path": "/lib/x", "symbol": "main+0x4", "offset": 9},
         ),
         (

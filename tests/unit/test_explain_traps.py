@@ -69,8 +69,8 @@ def test_text_of_the_process_can_change_after_the_comparison() -> None:
     assert some(traps(compared, args="{index: 1, type: fd}"), "time of check") == []
     assert len(some(traps(compared, args="{index: 1, type: fd}"), "dup2")) == 1
     number = '{matchArgs: [{index: 1, operator: Equal, values: ["1"]}]}'
-    assert traps(number, args="{index: 1, type: int}") == []
-    reported = explain("kprobes: [{call: sys_unlink, args: [{index: 0, type: string}]}]")
+    assert traps(number, call="sys_lseek", args="{index: 1, type: int}") == []
+    reported = explain("kprobes: [{call: sys_chdir, args: [{index: 0, type: string}]}]")
     assert reported.traps == ()
 
 
@@ -218,19 +218,25 @@ def test_programs_are_counted_on_a_node() -> None:
     assert explain("kprobes: [{call: sys_getpid}]").cost.programs is None
 
 
-def test_the_estimate_grows_with_the_values() -> None:
-    def estimate(count: int) -> tuple[int, str]:
-        values = (f"/some/path/of/a/file/{n:06}" for n in range(count))
-        cost = explain(f"kprobes: [{opening(matching('Equal', *values))}]", here=True).cost
+def paths(count: int) -> str:
+    """A condition on so many."""
+    return matching("Equal", *(f"/a/long/path/of/some/file/somewhere/{n:06}" for n in range(count)))
+
+
+def test_the_estimate_grows_with_the_values_in_the_program() -> None:
+    def estimate(selectors: int, count: int) -> tuple[int, str]:
+        hook = opening("}, {".join([paths(count)] * selectors))
+        cost = explain(f"kprobes: [{hook}]", here=True).cost
         return cost.weight, cost.estimate.partition(":")[0]
 
-    sizes = [estimate(count) for count in (1, 100, 1000)]
+    sizes = [estimate(*size) for size in ((1, 1), (3, 30), (30, 30))]
+    assert estimate(1, 33) == estimate(1, 1000) < estimate(1, 32)
     assert [word for _, word in sizes] == ["light", "moderate", "heavy"]
     assert sizes[0][0] <= LIGHT < sizes[1][0] <= MODERATE < sizes[2][0]
 
 
 def test_several_programs_for_one_call_are_told() -> None:
-    hook = opening(matching("Equal", *(f"/a/long/path/of/some/file/somewhere/{n:06}" for n in range(700))))
+    hook = opening("}, {".join([paths(30)] * 25))
     cost = explain(f"kprobes: [{hook}, {hook}]", here=True).cost
     assert "the rules at openat take 2 programs, one after the other" in cost.notes
     assert cost.programs == 4
@@ -243,3 +249,58 @@ def test_what_else_is_paid_is_told() -> None:
     for words in ("path of a binary", "path of a file", "SubString", "forks and execves"):
         assert len([note for note in notes if words in note]) == 1, words
     assert len(explain("kprobes: [{call: sys_getpid}]").cost.notes) == 1
+
+
+def test_cost_tells_the_values_in_maps() -> None:
+    conditions = (
+        f"{{index: 1, operator: {operator}, values: [{', '.join(map(repr, map(str, range(1000))))}]}}"
+        for operator in ("Equal", "Prefix")
+    )
+    hook = opening(f"matchArgs: [{', '.join(conditions)}]")
+    cost = explain(f"kprobes: [{hook}]").cost
+    (note,) = (note for note in cost.notes if "in maps" in note)
+    assert note.startswith("2,000 values are in 2 sets in maps, ")
+    assert note.endswith(
+        "KiB of kernel memory: 2 look-ups when all are asked, each about 0.1 µs however many values there are"
+    )
+    assert cost.weight < 100
+
+
+def test_other_calls_that_do_the_same_are_told_unless_the_policy_has_them() -> None:
+    words = "the policy does not hook"
+    one = [trap.text for trap in explain(f"kprobes: [{opening(KILL)}]").traps]
+    told = "to open a file there are other calls, which the policy does not hook: open, openat2, creat"
+    assert any(text.startswith(told) for text in some(one, words))
+    group = ("unlink", "unlinkat")
+    hooks = [f"{{call: sys_{call}, syscall: true, selectors: [{{{KILL}}}]}}" for call in group]
+    assert some([trap.text for trap in explain(f"kprobes: [{', '.join(hooks)}]").traps], words) == []
+    assert some(traps(f"{{{KILL}}}", call="sys_lseek", args="{index: 0, type: int}"), words) == []
+
+
+RAW_CALLS = "subsystem: raw_syscalls, event: sys_enter"
+
+
+@pytest.mark.parametrize("subsystem", ["syscalls", "sched"])
+def test_tracepoints_of_system_calls_see_native_calls_only(subsystem: str) -> None:
+    found = explain(f"tracepoints: [{{subsystem: {subsystem}, event: some, selectors: [{{{KILL}}}]}}]").traps
+    assert len(some([trap.text for trap in found], "x32 calls")) == (subsystem == "syscalls")
+
+
+@pytest.mark.parametrize(
+    ("more", "index", "kind", "told"),
+    [
+        ("", 4, "int64", True),
+        ("", 4, "syscall64", False),
+        ("", 5, "uint64", False),
+        (", raw: true", 1, "int64", True),
+        (", raw: true", 1, "syscall64", False),
+    ],
+)
+def test_numbers_of_calls_are_told_to_be_of_several_tables(more: str, index: int, kind: str, told: bool) -> None:
+    selector = f"{{{matching('Equal', '59', index=index)}}}"
+    hook = f"{{{RAW_CALLS}{more}, args: [{{index: {index}, type: {kind}}}], selectors: [{selector}]}}"
+    found = [trap.text for trap in explain(f"tracepoints: [{hook}]").traps]
+    assert len(some(found, "numbers of a table of their own")) == told
+    unfiltered = f"{{{RAW_CALLS}{more}, args: [{{index: {index}, type: {kind}}}]}}"
+    found = [trap.text for trap in explain(f"tracepoints: [{unfiltered}]").traps]
+    assert some(found, "numbers of a table of their own") == []

@@ -78,3 +78,10 @@ def test_every_include_is_relative_and_exists() -> None:
     for path, name in includes:
         assert name.startswith('"')
         assert posixpath.normpath(posixpath.join(posixpath.dirname(path), name.strip('"'))) in files
+
+
+def test_what_the_kernel_lacks_is_defined() -> None:
+    text = CText("struct s;\n", "", EVERY_CONSTANT, ("time_namespace", "sock_common_skc_v6_daddr"))
+    kconfig = tree_files(text, KernelFacts("6.18.44", "x86_64", 4096))[KCONFIG]
+    assert "#define PODGATE_LACKS_time_namespace 1\n#define PODGATE_LACKS_sock_common_skc_v6_daddr 1\n" in kconfig
+    assert "PODGATE_LACKS" not in files_for()[KCONFIG]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -18,7 +18,7 @@ from agent.kernel.loader import ProgramSource
 from agent.kernel.point_loader import PointLoader
 from agent.kernel.slots import Grace, SlotArray
 from agent.policy.access import HookPoint, PointKind
-from agent.policy.codegen import Placement, ProgramName, Side
+from agent.policy.codegen_unit import Placement, ProgramName, Side
 from agent.policy.plan import PlanError
 
 ENTRIES = 64
@@ -61,7 +61,7 @@ class Compiler:
             for n in range(len(plan.chunks))
         )
 
-    def compile_module(self, plans: list[tuple[Plan, Placement]], /) -> str:
+    def compile_module(self, plans: list[tuple[Plan, Placement]], _chunks: Collection[int] | None = None, /) -> str:
         self.generations += [placement.generation for _, placement in plans]
         return f"{len(plans)} plans"
 

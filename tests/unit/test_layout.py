@@ -16,8 +16,8 @@ from agent.kernel.attach import SLOT_MAPS
 from agent.kernel.layout import BindingRecord, map_specs
 from agent.kernel.tracepoint import ARGS_OFFSET
 from agent.placing import FIRST_VALUE
-from agent.policy import automaton
-from agent.policy.access import MAX_TEXT
+from agent.policy import automaton, sets
+from agent.policy.access import MAX_DATA, MAX_TEXT
 from agent.policy.lineage import MAX_PREDICATES
 from agent.policy.model import ActionKind, CapabilityType, NamespaceType
 from agent.policy.plan import MAX_CHUNKS, MAX_INPUTS, MAX_NUMBERS, MAX_RULES, MAX_TEXTS
@@ -50,17 +50,25 @@ long bpf_probe_read_user_str(void *, __u32, const void *);
 long bpf_probe_read_user(void *, __u32, const void *);
 long bpf_probe_read_kernel(void *, __u32, const void *);
 long bpf_ringbuf_output(void *, void *, __u64, __u64);
+void *bpf_ringbuf_reserve(void *, __u64, __u64);
+void bpf_ringbuf_submit(void *, __u64), bpf_ringbuf_discard(void *, __u64);
+__u64 bpf_ringbuf_query(void *, __u64);
+__u32 bpf_get_smp_processor_id(void);
+#define BPF_RB_AVAIL_DATA 0
+#define BPF_RB_RING_SIZE 1
 long bpf_get_stack(void *, void *, __u32, __u64);
 __u64 bpf_get_current_pid_tgid(void), bpf_get_current_uid_gid(void), bpf_get_current_cgroup_id(void);
 __u64 bpf_get_current_ancestor_cgroup_id(int), bpf_ktime_get_boot_ns(void), bpf_ktime_get_ns(void);
 __u64 bpf_get_current_task(void);
 long bpf_get_current_comm(void *, __u32);
 """
-HEADERS = (*("bindings", "call", "counters", "deferred", "doors", "events", "process", "stats", "strings"),)
+HEADERS = (*("bindings", "call", "counters", "deferred", "doors", "events", "process", "socks", "stats", "strings"),)
 EVENT_FIELDS = (
     *("size", "kind", "flags", "time", "cgroup", "pid", "tid", "uid", "workload", "policy", "rule", "selector"),
     *("error", "return_selector", "items", "comm", "start"),
 )
+PART_FIELDS = ("size", "kind", "reserved", "len", "offset", "serial")
+REST_FIELDS = ("serial", "size", "reserved")
 ITEM_FIELDS = ("id", "len", "mode", "flags", "kind", "reserved")
 BINDING_FIELDS = ("self", "owner", "policies", "workload", "state", "init_pid", "flags")
 DOOR_STRUCTS: dict[str, tuple[str, ...]] = {
@@ -76,6 +84,9 @@ LINEAGE_FIELDS = (
     *("start", "written", "scanned", "bits", "parent_bits", "before", "parent_before", "caps", "ns"),
     *("snapshot", "unknown", "slack", "reserved"),
 )
+OWNER_FIELDS = (
+    *("sock", "inode", "tuple", "record", "cgroup", "task", "start", "pid", "tid", "uid", "reserved", "comm"),
+)
 RETURN_KEY_FIELDS = ("pid_tgid", "frame", "attachment", "chunk")
 
 
@@ -85,10 +96,10 @@ def _words(name: str) -> str:
 
 
 STRUCTS = (
-    *("pg_binding", "pg_string", "pg_call", "pg_event", "pg_item", "pg_hit"),
-    *("pg_deferred", "pg_exec_text", "pg_return_key", "pg_awaited", "pg_return"),
+    *("pg_binding", "pg_string", "pg_call", "pg_event", "pg_item", "pg_part", "pg_rest", "pg_hit"),
+    *("pg_deferred", "pg_exec_awaited", "pg_exec_text", "pg_return_key", "pg_awaited", "pg_return"),
     *("pg_stat", "pg_modes", "pg_rate_key", "pg_error_site", "pg_selfcheck"),
-    *("pg_lineage", "pg_lineage_state", "pg_lost", "pg_note"),
+    *("pg_lineage", "pg_lineage_state", "pg_lost", "pg_note", "pg_owner"),
     *DOOR_STRUCTS,
 )
 # Constants of the C, and what the Python has for them.
@@ -107,11 +118,22 @@ CONSTANTS = {
     "PG_INPUTS": MAX_INPUTS,
     "PG_MAX_HITS": MAX_RULES,
     "PG_STRING_MAX": MAX_TEXT,
+    "PG_DATA_MAX": MAX_DATA,
     "PG_EVENT_POLICY": events.KIND_POLICY,
+    "PG_EVENT_PART": events.KIND_PART,
+    "PG_ITEM_NUMBER": events.ITEM_NUMBER,
+    "PG_ITEM_BYTES": events.ITEM_BLOB,
+    "PG_ITEM_REST": events.ITEM_REST,
     "PG_EVENT_DEFERRED": events.FLAG_DEFERRED,
     "PG_EVENT_RETURN": events.FLAG_RETURN,
     "PG_EVENT_MONITOR": events.FLAG_MONITOR,
     "PG_EVENT_CUT": events.FLAG_CUT,
+    "PG_EVENT_PARTED": events.FLAG_PARTED,
+    "offsetof(struct pg_event, kind)": events.KIND_AT,
+    "offsetof(struct pg_part, kind)": events.KIND_AT,
+    "offsetof(struct pg_block, data)": events.PART.size,
+    "offsetof(struct pg_page, data)": events.PART.size,
+    "PG_EVENT_SOCKET": events.FLAG_SOCKET,
     "PG_NO_SELECTOR": events.NO_SELECTOR,
     "PG_STRING_CUT_TAIL": events.CUT_TAIL,
     "PG_STRING_CUT_HEAD": events.CUT_HEAD,
@@ -134,6 +156,11 @@ CONSTANTS = {
     "PG_AUTOMATON_FOUND": automaton.FOUND,
     "2 * PG_AUTOMATON_FIRST": automaton.HEADER.size + automaton.CLASSES,
     "sizeof(union pg_automaton)": automaton.TABLE_BYTES,
+    "PG_SET_LENGTHS": sets.MAX_LENGTHS,
+    "sizeof(struct pg_set_key)": 8 + sets.ROOMS[-1],
+    "sizeof(struct pg_part_key)": 8 + sets.PARTS[-1],
+    "offsetof(struct pg_part_key, text)": 8,
+    "offsetof(struct pg_range_key, second)": 16,
     "offsetof(union pg_automaton, of_byte)": automaton.HEADER.size,
     "offsetof(struct pg_string, context)": layout.STRING_CONTEXT_AT,
     "offsetof(struct pg_call, context)": layout.CALL_CONTEXT_AT,
@@ -165,9 +192,12 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     fields = {
         "pg_event": (*EVENT_FIELDS, "data"),
         "pg_item": ITEM_FIELDS,
+        "pg_part": PART_FIELDS,
+        "pg_rest": REST_FIELDS,
         "pg_binding": BINDING_FIELDS,
         "pg_lineage": LINEAGE_FIELDS,
         "pg_return_key": RETURN_KEY_FIELDS,
+        "pg_owner": OWNER_FIELDS,
         **DOOR_STRUCTS,
     }
     wanted = [f"sizeof(struct {name})" for name in STRUCTS]
@@ -175,10 +205,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     wanted += [*CONSTANTS, "PG_STAT_MONITOR", "PG_SLOT_BINARY", "PG_EVENT_DATA", "PG_STRING_ROOM", "PG_CONTEXT_BASE"]
     prints = "\n".join(f'printf("%s\\"{text}\\": %zu", n++ ? ", " : "", (size_t)({text}));' for text in wanted)
     includes = "".join(f'#include "maps/{name}.h"\n' for name in HEADERS)
+    includes += "".join(f'#include "lib/{name}.h"\n' for name in ("sets", "automaton", "data"))
     shared = structures("base/base.c", "pg_selfcheck") + structures("lib/syscall.h", "pg_sys_enter", "pg_sys_exit")
-    source = (
-        f'{SHIM}{includes}#include "lib/automaton.h"\n{shared}\nint main(void) {{ int n = 0; printf("{{"); {prints} '
-    )
+    source = f'{SHIM}{includes}{shared}\nint main(void) {{ int n = 0; printf("{{"); {prints} '
     (folder / "layout.c").write_text(f'{source}printf("}}"); return 0; }}\n')
     flags = ["-std=gnu11", "-O2", "-w", f"-I{project_dir() / 'bpf'}", "-Wl,--unresolved-symbols=ignore-all", "-no-pie"]
     subprocess.run(["gcc", *flags, "-o", folder / "layout", folder / "layout.c"], check=True)
@@ -218,6 +247,11 @@ def test_events_are_the_c_structures(compiled: dict[str, int]) -> None:
     assert events.HEADER.size == compiled["offsetof(struct pg_event, data)"]
     assert offsets(events.ITEM, (1,) * len(ITEM_FIELDS)) == offsets_in(compiled, "pg_item", ITEM_FIELDS)
     assert events.ITEM.size == compiled["sizeof(struct pg_item)"]
+    assert offsets(events.PART, (1,) * len(PART_FIELDS)) == offsets_in(compiled, "pg_part", PART_FIELDS)
+    assert events.PART.size == compiled["sizeof(struct pg_part)"]
+    assert offsets(events.REST, (1,) * len(REST_FIELDS)) == offsets_in(compiled, "pg_rest", REST_FIELDS)
+    assert events.REST.size == compiled["sizeof(struct pg_rest)"]
+    assert events.MAX_BLOB == MAX_DATA
 
 
 def test_lineage_is_the_c_structure(compiled: dict[str, int]) -> None:
@@ -226,9 +260,13 @@ def test_lineage_is_the_c_structure(compiled: dict[str, int]) -> None:
     assert offsets(layout.RETURN_KEY, (1,) * 4) == offsets_in(compiled, "pg_return_key", RETURN_KEY_FIELDS)
 
 
+def test_owner_is_the_c_structure(compiled: dict[str, int]) -> None:
+    assert offsets(layout.OWNER, (1,) * len(OWNER_FIELDS)) == offsets_in(compiled, "pg_owner", OWNER_FIELDS)
+
+
 def test_binding_is_the_c_structure(compiled: dict[str, int]) -> None:
     wanted = [compiled[f"offsetof(struct pg_binding, {name})"] for name in BINDING_FIELDS]
-    assert offsets(layout.BINDING, (1, 1, 16, 1, 1, 1, 1)) == wanted
+    assert offsets(layout.BINDING, (1, 1, layout.POLICY_WORDS, 1, 1, 1, 1)) == wanted
     assert layout.BINDING.size == compiled["sizeof(struct pg_binding)"]
     assert compiled["PG_POLICY_WORDS"] == layout.POLICY_WORDS
 
@@ -273,8 +311,15 @@ MAPS: dict[str, tuple[str | int, str | int]] = {
     "modes": (4, "pg_modes"),
     "rates": ("pg_rate_key", 8),
     "automata": (4, automaton.TABLE_BYTES),
+    **{f"texts_{room}": (8 + room, 4) for room in sets.ROOMS},
+    **{f"parts_{size}": (8 + size, 4) for size in sets.PARTS},
+    "lengths": (4, 2 * sets.MAX_LENGTHS),
+    "ranges": (24, 4),
     "enforcer": (8, 4),
+    "socks": (8, "pg_owner"),
+    "owners": (4, "pg_owner"),
     "exec_text": (8, "pg_exec_text"),
+    "exec_awaited": (8, "pg_exec_awaited"),
     "exec_scratch": (4, "pg_exec_text"),
     "selfcheck": (4, "pg_selfcheck"),
     "entering": (4, 8),
@@ -292,6 +337,7 @@ MAPS: dict[str, tuple[str | int, str | int]] = {
     "lineage_note": (4, "pg_note"),
     **dict.fromkeys(SLOT_MAPS.values(), (4, 4)),
 }
+FAMILIES = {"texts": sets.ROOMS, "parts": sets.PARTS}  # named by a size that the C is given
 FORMS = {
     "pg_binding": layout.BINDING,
     "pg_stat": layout.STAT,
@@ -302,6 +348,7 @@ FORMS = {
     "pg_lineage": layout.LINEAGE,
     "pg_lineage_state": layout.LINEAGE_STATE,
     "pg_note": layout.NOTE,
+    "pg_owner": layout.OWNER,
 }
 
 
@@ -318,7 +365,9 @@ def test_every_map_of_the_c_text_is_made() -> None:
     """And no other."""
     texts = [path.read_text() for path in (project_dir() / "bpf").rglob("*.[ch]")]
     used = {name for text in texts for name in re.findall(r"\bpg_(?:lookup|update|delete|map)\((\w+)[,)]", text)}
-    assert used - {"name"} | set(SLOT_MAPS.values()) == set(MAPS)
+    families = {f"{name}_{size}" for name, sizes in FAMILIES.items() for size in sizes}
+    assert used - {"name"} | set(SLOT_MAPS.values()) | families == set(MAPS)
+    assert all(any(f"pg_map({name}_##" in text for text in texts) for name in FAMILIES)
 
 
 def test_maps_have_as_many_entries_as_their_indexes(compiled: dict[str, int]) -> None:
@@ -329,6 +378,7 @@ def test_maps_have_as_many_entries_as_their_indexes(compiled: dict[str, int]) ->
     assert entries["strings"] == compiled["PG_CONTEXTS"] * compiled["PG_SLOTS"]
     assert {entries[name] for name in ("calls", "records", "return_scratch")} == {compiled["PG_CONTEXTS"]}
     assert {entries[name] for name in SLOT_MAPS.values()} == {layout.MAX_PROGRAM_SLOTS}
+    assert entries["owners"] == 2 * compiled["PG_CONTEXTS"]
     assert entries["lineage_slots"] == 1 + 2 * compiled["PG_LINEAGE_EVENTS"]
     assert entries["notices"] == layout.NOTICE_RING
 
@@ -366,9 +416,9 @@ def test_the_hook_and_the_agent_say_the_same() -> None:
 
 
 def test_binding_record_survives_packing() -> None:
-    record = BindingRecord(1 << 1023 | 1 << 64 | 1, 2**64 - 1, 5, 2**32 - 1, layout.STATE_PENDING, 7, layout.FLAG_POD)
+    record = BindingRecord(1 << 2047 | 1 << 64 | 1, 2**64 - 1, 5, 2**32 - 1, layout.STATE_PENDING, 7, layout.FLAG_POD)
     assert BindingRecord.unpack(record.pack()) == record
-    assert len(record.pack()) == 160
+    assert len(record.pack()) == 288
 
 
 def test_every_file_counts_its_failures_under_its_own_number() -> None:

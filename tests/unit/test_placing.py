@@ -10,7 +10,8 @@ import pytest
 from agent.kernel.errors import KernelError
 from agent.placing import FIRST_VALUE, Placer, bits_of, substrings_of, workload_selectors
 from agent.policy.lineage import LineageTable
-from agent.policy.plan import PlacedPolicy, values_of
+from agent.policy.placed import PlacedPolicy, values_of
+from agent.policy.sets import TEXT_THRESHOLD
 from agent.workload.identity import MAX_POLICIES, PolicyId
 from tests.support.planning import HOST_NAMESPACES, read, resolve
 from tests.support.workload import kprobe, lseek_policy, match, policy, selector
@@ -89,9 +90,26 @@ def test_what_nobody_has_any_more_is_never_given_to_another(placing: _Placing) -
     assert min(fourth.value_ids.values()) > max(first.value_ids.values())
 
 
+def choosing(name: str, first: int, operator: str = "Equal") -> dict[str, Any]:
+    texts = [f"/{number}" for number in range(first, first + TEXT_THRESHOLD + 1)]
+    chosen = selector(match(0, operator, *texts), match(0, "SubString", f"{first}"))
+    return policy(name, kprobe("access", {0: "string"}, chosen))
+
+
+def test_sets_are_shared_and_numbered_with_the_tables(placing: _Placing) -> None:
+    first, second, third = placing.place(choosing("a", 0), choosing("b", 0, "NotEqual"), choosing("c", 5))
+    assert [len(each.sets) for each in (first, second, third)] == [1, 1, 1]
+    assert first.sets == second.sets
+    assert len({*first.sets.values(), *third.sets.values(), *first.automata.values(), *third.automata.values()}) == 4
+    assert set(placing.placer.forget([second])) == {*third.sets.values(), *third.automata.values()}
+    (again,) = placing.place(choosing("d", 5))
+    assert min(*again.sets.values(), *again.automata.values()) == 5
+    assert set(placing.placer.forget([again])) == {*second.sets.values(), *second.automata.values()}
+
+
 def test_as_many_as_there_are_bits_fit_and_one_more_is_refused(placing: _Placing) -> None:
     placing.taken = {PolicyId(bit) for bit in range(MAX_POLICIES - 2)}
-    with pytest.raises(KernelError, match="1022 of 1024 bits are in use, and 3 more are needed"):
+    with pytest.raises(KernelError, match="2046 of 2048 bits are in use, and 3 more are needed"):
         placing.place(policy("p", kprobe("lseek", {0: "int"}, FOR_A, FOR_B)))
     (placed,) = placing.place(policy("p", kprobe("lseek", {0: "int"}, FOR_A)))
-    assert (bits_of(placed), placed.serial) == ((1022, 1023), 1)
+    assert (bits_of(placed), placed.serial) == ((2046, 2047), 1)

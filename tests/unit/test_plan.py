@@ -9,6 +9,7 @@ import pytest
 
 from agent.policy.access import HookPoint, Input, InputKind, Memory, PointKind, Read, Value
 from agent.policy.model import ArgType, HookKind, Selector
+from agent.policy.placed import PlacedPolicy, Rule, descriptor_number, values_of
 from agent.policy.plan import (
     MAX_CHUNKS,
     MAX_INPUTS,
@@ -16,18 +17,14 @@ from agent.policy.plan import (
     MAX_RULES,
     MAX_TEXTS,
     MAX_VALUES,
-    PlacedPolicy,
     PlanError,
     PointPlan,
-    Rule,
     can_fault,
-    descriptor_number,
     hook_points,
     input_place,
     make_plan,
     plan_hooks,
     str_point,
-    values_of,
 )
 from tests.support.planning import argument, hand_made, place, place_resolved, plan, plan_of, plans_of
 from tests.support.workload import kprobe, lseek_policy, match, policy, selector

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -15,7 +16,7 @@ from agent.kernel.point_loader import MAX_CHUNKS, Draft, PointLoader, make_draft
 from agent.kernel.slots import SlotArray
 from agent.policy import plan as plans
 from agent.policy.access import HookPoint, PointKind
-from agent.policy.codegen import Placement, ProgramName, Side
+from agent.policy.codegen_unit import Placement, ProgramName, Side
 from agent.policy.plan import PlanError
 
 
@@ -40,8 +41,9 @@ class Compiler:
     def programs(self, plan: Plan, _placement: Placement, /) -> tuple[ProgramName, ...]:
         return tuple(ProgramName(f"{plan.point.name}_{n}_{size}", Side.ENTER, n) for n, size in enumerate(plan.chunks))
 
-    def compile_module(self, plans: list[tuple[Plan, Placement]], /) -> str:
-        return " ".join(plan.point.name for plan, _ in plans)
+    def compile_module(self, plans: list[tuple[Plan, Placement]], chunks: Collection[int] | None = None, /) -> str:
+        names = " ".join(plan.point.name for plan, _ in plans)
+        return names if chunks is None else f"{names} {min(chunks)}-{max(chunks)}"
 
 
 Refusal = Callable[[ProgramSource], LoaderError | None]
@@ -53,13 +55,16 @@ class Loader:
 
     refuse: Refusal = lambda _: None
     texts: list[str] = field(default_factory=list)
+    given: list[bpf.Fd] = field(default_factory=list)
 
     def load(self, source: ProgramSource) -> dict[str, bpf.Fd]:
         self.texts.append(source.text)
         error = self.refuse(source)
         if error:
             raise error
-        return {name: bpf.Fd(-1) for name in source.programs}
+        programs = {name: bpf.Fd(os.open(os.devnull, os.O_RDONLY)) for name in source.programs}
+        self.given += programs.values()
+        return programs
 
 
 class Array(SlotArray):
@@ -125,6 +130,26 @@ def test_requests_are_bounded_by_their_text(monkeypatch: pytest.MonkeyPatch) -> 
     rig = Rig()
     rig.load(*(plan(name) for name in ("aa", "bb", "longer", "c", "d")))
     assert rig.loader.texts == ["aa bb", "longer", "c d"]
+
+
+def test_a_plan_that_is_too_long_for_a_request_takes_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(point_loader, "MAX_TEXT", len("a 0-0") * 2)
+    rig = Rig()
+    assert rig.load(plan("a", 1, 1, 1, 1, 1)) == {"a": (1,) * 5}
+    assert rig.loader.texts == ["a 0-1", "a 2-3", "a 4-4"]
+    assert rig.array.filled == [1, 2, 3, 4]
+
+
+def test_a_part_that_is_refused_leaves_no_other_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(point_loader, "MAX_TEXT", 1)
+    rig = Rig(lambda source: LoaderError("load", "refused") if "a_2_1" in source.programs else None)
+    with pytest.raises(LoaderError, match="refused"):
+        rig.load(plan("a", 1, 1, 1))
+    assert rig.array.filled == []
+    assert len(rig.loader.given) == 2
+    for program in rig.loader.given:
+        with pytest.raises(ValueError, match="closed"):
+            program.fileno()
 
 
 def test_only_those_that_are_too_large_are_halved_all_at_once() -> None:

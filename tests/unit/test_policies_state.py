@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from agent.policies import Change, NoSuchPolicy, PolicyRejected, PolicyState
 from agent.policy.lineage import MAX_PREDICATES
 from agent.policy.model import PolicyMode
+from agent.policy_entry import Change, NoSuchPolicy, PolicyRejected, PolicyState
 from agent.workload.identity import MAX_POLICIES, PolicyId
 from agent.workload.scopes import Scope, scope_of_selector
 from tests.support.policy_stage import Stage, following, version
@@ -51,6 +51,14 @@ def test_more_predicates_than_there_are_bits_are_refused(stage: Stage) -> None:
     assert "257 more conditions with followChildren or followForks, and room for 256" in refused
     assert stage.log == ["facts"]
     assert stage.listed() == {"a": (PolicyState.LOAD_ERROR, True)}
+
+
+def test_kernel_memory_is_that_of_programs_and_entries(stage: Stage) -> None:
+    stage.add(version("a", 1), policy("b", kprobe("access", {0: "string"}, selector(), selector())))
+    found = stage.store.memory()
+    assert (found[1], found[2]) == (1000 + 192, 1000 + 2 * 192)
+    stage.delete("b")
+    assert stage.store.memory() == {1: 1000 + 192}
 
 
 def test_a_preparation_that_fails_is_taken_back(stage: Stage) -> None:

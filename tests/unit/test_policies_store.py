@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import pytest
 
-from agent.policies import Change, NoSuchPolicy, PolicyRejected, PolicyState
 from agent.policy.errors import PolicyErrors
+from agent.policy.gaps import GapReason
 from agent.policy.model import PolicyKey
 from agent.policy.plan import MAX_TEXTS
+from agent.policy_entry import Change, FaultyPolicies, NoSuchPolicy, PolicyRejected, PolicyState
 from agent.workload.identity import MAX_POLICIES
 from agent.workload.scopes import Scope
 from tests.support.planning import read
 from tests.support.policy_stage import Stage, version
-from tests.support.workload import kprobe, lseek_policy, policy, selector
+from tests.support.workload import kprobe, lseek_policy, match, policy, selector
 
 
 @pytest.fixture
@@ -113,6 +115,67 @@ def test_what_this_node_cannot_do_is_told_with_its_place_and_listed(stage: Stage
     assert stage.rules.slots == {"lseek": [1]}
 
 
+def test_every_fault_of_every_policy_is_told_at_once(stage: Stage) -> None:
+    faulty = [policy(name, kprobe("fork", {0: "int"}), kprobe("vfork", {0: "int"})) for name in ("a", "b")]
+    stage.log.clear()
+    with pytest.raises(FaultyPolicies) as caught:
+        stage.store.add(read(faulty[0], version("good", 1), faulty[1]))
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[0].rpartition(":")[0] for line in lines] == ["test:1", "test:1", "test:5", "test:5"]
+    assert all('this kernel has no system call "' in line for line in lines)
+    errors = {str(entry.policy.key): entry.error for entry in stage.store.entries()}
+    assert errors == {
+        "a": "\n".join(lines[:2]),
+        "b": "\n".join(lines[2:]),
+        "good": "given together with policies that have faults: a, b",
+    }
+    assert (stage.log, stage.rules.slots) == (["facts"], {})
+    assert stage.add(version("good", 1)) == [Change.ADDED]
+    assert stage.listed()["good"] == (PolicyState.ENABLED, False)
+
+
+def test_a_change_that_succeeds_ends_what_is_told_of_one_that_failed(stage: Stage) -> None:
+    stage.add(version("a", 1))
+    stage.rejected(policy("a", kprobe("fork", {0: "int"})))
+    assert stage.listed() == {"a": (PolicyState.ENABLED, True)}
+    assert stage.add(version("a", 1)) == [Change.UNCHANGED]
+    assert stage.listed() == {"a": (PolicyState.ENABLED, False)}
+
+
+def test_a_policy_whose_probes_are_on_earlier_files_is_in_force_in_part(stage: Stage) -> None:
+    stage.add(version("a", 1))
+    stage.store.note(stage.store.find(PolicyKey(None, "a")), "/bin/x is gone")
+    assert stage.listed() == {"a": (PolicyState.PARTIAL, True)}
+    assert stage.add(version("a", 1)) == [Change.UNCHANGED]
+    assert stage.listed() == {"a": (PolicyState.PARTIAL, True)}, "that is true still"
+    assert stage.add(version("a", 2)) == [Change.REPLACED]
+    assert stage.listed() == {"a": (PolicyState.ENABLED, False)}
+
+
+IGNORED = {"ignore": {"callNotFound": True}}
+
+
+def test_what_this_node_leaves_out_is_told_and_never_called_enabled(
+    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("podgate"), "propagate", True)
+    fork = kprobe("fork", {0: "int"}) | IGNORED
+    stage.add(policy("part", kprobe("lseek", {0: "int"}), fork), policy("none", fork), version("all", 1))
+    assert stage.listed() == {
+        "all": (PolicyState.ENABLED, False),
+        "none": (PolicyState.NOT_HOOKED, False),
+        "part": (PolicyState.PARTIAL, False),
+    }
+    (gap,) = stage.store.find(PolicyKey(None, "part")).gaps
+    assert (gap.section, gap.name, gap.reason) == ("kprobes[1]", "fork", GapReason.CALL_NOT_FOUND)
+    told = [vars(record)["fields"] for record in caplog.records]
+    assert [(each["policy"], each["state"], each["count"]) for each in told] == [
+        ("part", "partial", 1),
+        ("none", "not_hooked", 1),
+    ]
+    assert told[0]["not_enforced"] == [str(gap)]
+
+
 def test_what_cannot_be_planned_is_rejected_and_leaves_nothing(stage: Stage) -> None:
     kinds = [(index, kind) for kind in ("string", "fd", "sockaddr") for index in range(4)] + [(0, "sockaddr_un")]
     texts = {"args": [{"index": index, "type": kind} for index, kind in kinds]}
@@ -130,7 +193,7 @@ def test_a_faulty_text_is_told_with_its_place_and_changes_nothing(stage: Stage) 
 
 def test_twins_are_refused_before_anything(stage: Stage) -> None:
     twins = read(version("a", 1)) + read(version("a", 2))
-    with pytest.raises(PolicyRejected, match="given more than once: a"):
+    with pytest.raises(PolicyRejected, match=r"given more than once: a \(test:1:1, test:1:1\)"):
         stage.store.add(twins)
     assert (stage.log, stage.listed()) == ([], {})
 
@@ -155,13 +218,15 @@ def test_a_bit_that_old_rules_still_have_is_not_given_out(stage: Stage) -> None:
 
 
 def test_as_many_policies_as_there_are_bits_fit(stage: Stage) -> None:
-    stage.add(*(version(f"p{n}", n) for n in range(MAX_POLICIES)))
+    calls = ("lseek", "fsync")  # the rules of one alone are more than its programs
+    hooks = (kprobe(calls[n % 2], {0: "int"}, selector(match(0, "Equal", n))) for n in range(MAX_POLICIES))
+    stage.add(*(policy(f"p{n}", hook) for n, hook in enumerate(hooks)))
     refused = stage.rejected(version("more", 1))
-    assert "1024 of 1024 bits are in use, and 1 more are needed" in refused
+    assert "2048 of 2048 bits are in use, and 1 more are needed" in refused
     stage.delete("p7")
     stage.add(version("more", 1))
     assert stage.bits()["more"] == 7
-    assert "1024 of 1024 bits" in stage.rejected(version("more", 2))
+    assert "2048 of 2048 bits" in stage.rejected(version("more", 2))
 
 
 def test_bindings_that_cannot_be_written_leave_the_old_policies_selected(stage: Stage) -> None:

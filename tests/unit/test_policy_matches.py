@@ -115,6 +115,15 @@ def test_text_value_may_have_4095_bytes_and_not_one_more() -> None:
         _match("string", "Equal", longest + "a")
 
 
+def test_a_text_that_no_table_has_room_for_is_refused_with_its_place() -> None:
+    """A table has bytes times different bytes; other operators need none."""
+    many = "".join(map(chr, range(0x21, 0x7F))) * 2
+    assert _match("string", "Equal", many).values == (many.encode(),)
+    for spelled in ("SubString", "SubStringIgnCase"):
+        with pytest.raises(PolicyErrors, match=r"^f:1:\d+: a SubString value of 188 bytes .* shorten it, or use"):
+            _match("string", spelled, "short", many)
+
+
 def test_any_number_of_values_arguments_and_selectors() -> None:
     args = [{"index": index, "type": "ulong"} for index in range(6)]
     match = {"index": 5, "operator": "Equal", "values": [str(value) for value in range(600)]}

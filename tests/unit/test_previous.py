@@ -173,7 +173,7 @@ def test_a_generation_that_cannot_be_read_is_told_and_keeps_no_other_from_it(ker
     taken, faults = take(tmp_path, ours)
     assert (taken, ours.quarantined) == (1, [(4, 0)])
     assert "ENOENT" in faults[0]
-    assert faults[1].endswith("has keys of 8 and values of 168 bytes")
+    assert faults[1].endswith("has keys of 8 and values of 296 bytes")
     assert "EPERM" in faults[2]
 
 

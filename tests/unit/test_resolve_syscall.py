@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from agent.policy.access import HookPoint, Input, InputKind, Memory, PointKind, Read, Value
-from agent.policy.errors import PolicyErrors
 from agent.policy.model import ActionKind, Arg, ArgType, Hook, HookKind
 from tests.support.resolving import data_of, faults, make_hook, register, resolve, value_of
 
@@ -118,9 +117,16 @@ def test_structures_are_as_long_as_their_call_says(call: str, index: int, kind: 
     assert value_of(HookKind.SYSCALL, call, Arg(index, kind)) == Value(kind, argument(index), Memory.USER, length)
 
 
-def test_max_data_is_refused() -> None:
-    with pytest.raises(PolicyErrors, match="maxData is not supported by this version, leave maxData out"):
-        value_of(HookKind.SYSCALL, "write", Arg(1, ArgType.CHAR_BUF, 2, max_data=True))
+@pytest.mark.parametrize("copied", [False, True])
+def test_max_data_is_a_larger_limit(copied: bool) -> None:
+    arg = Arg(1, ArgType.CHAR_BUF, 2, max_data=True, return_copy=copied)
+    (found,) = resolve(returning("write", arg))
+    value = found.args[0][1]
+    assert value
+    assert (value.limit, value.is_large, value.at_return) == (327_360, True, copied)
+    assert value_of(HookKind.SYSCALL, "write", Arg(1, ArgType.CHAR_BUF, 2)) == replace(
+        value, limit=4096, at_return=False
+    )
 
 
 def test_a_copy_at_the_return_is_as_long_as_what_was_read() -> None:

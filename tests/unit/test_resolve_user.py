@@ -17,7 +17,7 @@ from agent.policy.model import Action, ActionKind, Arg, ArgType, DataSource, Hoo
 from agent.policy.registers import REGISTERS
 from agent.policy.user_facts import SymbolKind
 from tests.support.probed import build_probed
-from tests.support.user_hooks import SOURCE, refused, resolve, uprobe, usdt
+from tests.support.user_hooks import SOURCE, UserFacts, refused, resolve, uprobe, usdt
 
 LIBC = Path("/lib/x86_64-linux-gnu/libc.so.6")
 INT32 = Arg(1, ArgType.INT32)
@@ -314,6 +314,18 @@ def test_set(program: Path) -> None:
         refused(usdt(program, "operands", args=(arg,), actions=(action,)), "four bytes in memory")
     refused(usdt(program, "plain", args=(Arg(0, ArgType.INT32),), actions=(action,)), "four bytes in memory")
     refused(uprobe(program, "podgate_add", args=(Arg(0, ArgType.INT),), actions=(action,)), "USDT probes only")
+
+
+def test_set_is_refused_where_no_program_may_write_to_processes(program: Path) -> None:
+    class LockedDown(UserFacts):
+        refusal = "the kernel refuses it"
+
+    action = Action(ActionKind.SET, value=7, source=replace(SOURCE, line=20))
+    hook = usdt(program, "operands", args=(INT32,), actions=(action,))
+    told = "p.yaml:20:3: Set is not possible on this node: the kernel refuses it, leave it out, or"
+    refused(hook, told, facts=LockedDown())
+    other = replace(action, kind=ActionKind.SIGKILL)
+    assert resolve(usdt(program, "operands", args=(INT32,), actions=(other,)), LockedDown())
 
 
 def test_override_is_refused(program: Path) -> None:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -13,14 +15,17 @@ from agent.kernel import bpf
 from agent.kernel.errors import KernelError
 from agent.kernel.layout import MODES, STAT, STAT_RETURN, STATS
 from agent.kernel.maps import Maps
-from agent.kernel.rule_state import RuleState, stat_keys
+from agent.kernel.rule_state import RuleState, entries_memory, stat_keys
+from agent.kernel.value_sets import SetsFullError
 from agent.policy.automaton import build_table
 from agent.policy.model import PolicyMode
-from agent.policy.plan import PlacedPolicy
+from agent.policy.placed import PlacedPolicy
+from agent.policy.sets import PARTS, ROOMS, rows_of
 from tests.support.planning import place
 from tests.support.workload import kprobe, lseek_policy, match, policy, selector
 
-NAMES = ("stats", "modes", "automata")
+SETS = (*(f"texts_{room}" for room in ROOMS), *(f"parts_{size}" for size in PARTS), "lengths", "ranges")
+NAMES = ("stats", "modes", "automata", "socks", *SETS)
 RETURNS = {"return": True, "returnArg": {"index": 0, "type": "long"}}
 AT_RETURN = {"matchReturnArgs": [match(0, "Equal", 1)]}
 
@@ -31,6 +36,7 @@ class _Kernel:
     def __init__(self) -> None:
         self.maps: dict[int, dict[bytes, bytes]] = defaultdict(dict)
         self.fail = ""
+        self.code = errno.E2BIG
 
     def fileno(self, name: str) -> int:
         return NAMES.index(name)
@@ -38,8 +44,16 @@ class _Kernel:
     def update(self, fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
         assert flags == 0
         if NAMES[fd] == self.fail:
-            raise KernelError("bpf(MAP_UPDATE_ELEM)", 7)
+            raise KernelError("bpf(MAP_UPDATE_ELEM)", self.code)
         self.maps[fd][key] = value
+
+    def update_many(self, fd: int, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        for key, value in rows:
+            self.update(fd, key, value)
+
+    def delete_many(self, fd: int, wanted: Sequence[bytes]) -> None:
+        for key in wanted:
+            self.delete(fd, key)
 
     def lookup(self, fd: int, key: bytes, size: int) -> bytes | None:
         value = self.maps[fd].get(key)
@@ -48,6 +62,10 @@ class _Kernel:
 
     def delete(self, fd: int, key: bytes) -> bool:
         return self.maps[fd].pop(key, None) is not None
+
+    def keys(self, fd: int, size: int) -> list[bytes]:
+        assert all(len(key) == size for key in self.maps[fd])
+        return list(self.maps[fd])
 
     def of(self, name: str) -> dict[bytes, bytes]:
         return self.maps[NAMES.index(name)]
@@ -61,7 +79,7 @@ class _Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> _Kernel:
     kernel = _Kernel()
-    for name in ("update", "lookup", "delete"):
+    for name in ("update", "lookup", "delete", "update_many", "delete_many", "keys"):
         monkeypatch.setattr(bpf, name, getattr(kernel, name))
     return kernel
 
@@ -144,7 +162,52 @@ def test_a_switch_that_fails_is_none(kernel: _Kernel, state: RuleState) -> None:
     assert state.mode(placed) is PolicyMode.ENFORCE
 
 
-@pytest.mark.parametrize("fail", NAMES)
+def many_values() -> PlacedPolicy:
+    """Sets of two rooms, of both tries, of lengths and of ranges."""
+    texts = [f"{n}".ljust(length, "x") for n, length in enumerate([9, 80, 300] * 20)]
+    chosen = selector(match(0, "Equal", *texts), match(0, "Prefix", *texts), match(1, "InMap", *range(1000)))
+    return place(policy("p", kprobe("access", {0: "string", 1: "int"}, chosen)))[0]
+
+
+def test_sets_are_there_before_rules_that_need_them(kernel: _Kernel, state: RuleState) -> None:
+    placed = many_values()
+    state.prepare(placed)
+    wanted: dict[str, dict[bytes, bytes]] = defaultdict(dict)
+    for each, number in placed.sets.items():
+        for name, rows in rows_of(each, number).items():
+            wanted[name] |= dict(rows)
+    assert len(placed.sets) == 3
+    assert set(wanted) == {"texts_64", "texts_256", "texts_1024", "parts_56", "parts_248", "lengths", "ranges"}
+    assert {name: kernel.of(name) for name in wanted} == wanted
+
+
+def test_sets_that_stay_are_not_written_anew(kernel: _Kernel, state: RuleState) -> None:
+    placed = many_values()
+    state.prepare(placed)
+    for name in SETS:
+        kernel.of(name).clear()
+    state.prepare(placed)
+    assert [kernel.of(name) for name in SETS] == [{}] * len(SETS)
+
+
+@pytest.mark.parametrize("fail", [name for name in SETS if name != "texts_4096"])
+@pytest.mark.parametrize("code", [errno.E2BIG, errno.ENOSPC, errno.ENOMEM])
+def test_sets_that_do_not_fit_leave_nothing(kernel: _Kernel, state: RuleState, fail: str, code: int) -> None:
+    placed = many_values()
+    kernel.fail, kernel.code = fail, code
+    with pytest.raises(KernelError) as caught:
+        state.prepare(placed)
+    assert isinstance(caught.value, SetsFullError) is (code != errno.ENOMEM)
+    state.forget([placed], placed.sets.values())
+    assert [kernel.of(name) for name in SETS] == [{}] * len(SETS)
+
+
+def test_memory_of_sets_is_counted() -> None:
+    placed = many_values()
+    assert entries_memory(placed) > entries_memory(returning()) + 60 * 250
+
+
+@pytest.mark.parametrize("fail", ["stats", "modes", "automata"])
 def test_what_is_forgotten_leaves_nothing(kernel: _Kernel, state: RuleState, fail: str) -> None:
     """Also after a preparation that failed half-way."""
     (placed,) = place(policy("p", kprobe("access", {0: "string"}, selector(match(0, "SubString", "needle")))))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.kernel.errors import KernelError
 from agent.kernel.tracepoint import Tracepoints, check_layout, parse_format
-from agent.policy.codegen import Side
+from agent.policy.codegen_unit import Side
 
 _COMMON = """name: {name}
 ID: 700

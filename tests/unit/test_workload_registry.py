@@ -112,12 +112,12 @@ def test_policy_and_its_selectors_have_bits_of_their_own() -> None:
 def test_policy_ids_are_checked() -> None:
     registry = Registry()
     registry.add_policy(PolicyId(MAX_POLICIES - 1), Scope())
-    with pytest.raises(PolicyIdInUse, match="policy id 1023 is in use"):
+    with pytest.raises(PolicyIdInUse, match="policy id 2047 is in use"):
         registry.add_policy(PolicyId(MAX_POLICIES - 1), Scope("shop"))
     for outside in (-1, MAX_POLICIES):
-        with pytest.raises(PolicyIdOutOfRange, match=r"not in 0\.\.1023"):
+        with pytest.raises(PolicyIdOutOfRange, match=r"not in 0\.\.2047"):
             registry.add_policy(PolicyId(outside), Scope())
-    assert registry.host() == SetHost(1 << 1023)
+    assert registry.host() == SetHost(1 << 2047)
 
 
 def test_same_container_again_changes_nothing_and_keeps_its_workload_id() -> None:

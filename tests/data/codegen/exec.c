@@ -78,7 +78,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 
 int pg_enter_7_0(struct pg_sys_enter *ctx)
 {
-	__u64 p[PG_POLICY_WORDS] = {};
+	__u64 p[1] = {};
 	struct pg_call *call;
 	__u32 workload = 0;
 
@@ -107,7 +107,7 @@ int pg_enter_7_0(struct pg_sys_enter *ctx)
 
 int pg_exit_7_0(struct pg_sys_exit *ctx)
 {
-	__u64 p[PG_POLICY_WORDS] = {};
+	__u64 p[1] = {};
 	__u32 workload = 0;
 	struct pg_call *call = pg_resume(7, 3, 0, 1, 0);
 	int when = ctx->ret == 0 ? PG_AT_EXEC : PG_AT_EXIT;
@@ -123,7 +123,7 @@ int pg_exit_7_0(struct pg_sys_exit *ctx)
 	call->policies[0] = p[0];
 	if (call->first <= 0 || call->again)
 		pg_rules_7_0((void *)ctx, call, when);
-	pg_forget_exec_string();
+	pg_forget_exec();
 	pg_release(call);
 	return 0;
 }

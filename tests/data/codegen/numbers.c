@@ -43,7 +43,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 	if ((call->policies[0] & 0x1ULL)) {
 		if ((!((((__s64)((__s64)(__s32)call->in[0]) == 1LL) || ((__s64)((__s64)(__s32)call->in[0]) == 2LL)))) && ((((__s64)((__s64)call->in[1]) > (-9223372036854775807LL - 1)))) && ((({ int found = 0; switch ((__u64)((__u64)(__u32)call->in[2])) { case 0ULL: case 1ULL: case 2ULL: case 3ULL: case 4ULL: found = 1; } found; }))) && (!((((__s64)((__s64)(__s32)call->in[0]) >= -5LL && (__s64)((__s64)(__s32)call->in[0]) <= 5LL))))) {
 			pg_hit(call, 100, 0, 0, 0, PG_HIT_POST, 0x7ULL, 0x200ULL);
-		} else if (((((__u64)((__u64)(__u32)call->in[2]) & 0x6ULL) || ((__u64)((__u64)(__u32)call->in[2]) & 0x1ULL))) && ((((__s64)((__s64)call->in[1]) < 5LL))) && ((((__s64)((__s64)call->in[1]) >= -9LL && (__s64)((__s64)call->in[1]) <= 9LL) || ((__s64)((__s64)call->in[1]) >= 100LL && (__s64)((__s64)call->in[1]) <= 100LL)))) {
+		} else if ((((__u64)((__u64)(__u32)call->in[2]) & 0x7ULL)) && ((((__s64)((__s64)call->in[1]) < 5LL))) && ((((__s64)((__s64)call->in[1]) >= -9LL && (__s64)((__s64)call->in[1]) <= 9LL) || ((__s64)((__s64)call->in[1]) >= 100LL && (__s64)((__s64)call->in[1]) <= 100LL)))) {
 			pg_hit(call, 100, 0, 1, 0, 0, 0x7ULL, 0x100ULL);
 		} else if ((((((__s64)((__u64)((__s64)((__s64)((__s64)(__s32)call->in[0]))) + (__u64)((__s64)((__s64)((__s64)call->in[1])))) > (7LL)) && (!(((__s64)(__s32)((__s64)((__s64)((__s64)call->in[1]))) == (3LL)))))))) {
 			pg_hit(call, 100, 0, 2, 0, PG_HIT_POST, 0x7ULL, 0x0ULL);
@@ -65,7 +65,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 
 int pg_enter_7_0(struct pg_sys_enter *ctx)
 {
-	__u64 p[PG_POLICY_WORDS] = {};
+	__u64 p[1] = {};
 	struct pg_call *call;
 	__u32 workload = 0;
 

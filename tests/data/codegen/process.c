@@ -63,7 +63,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 
 int pg_enter_7_0(struct pg_sys_enter *ctx)
 {
-	__u64 p[PG_POLICY_WORDS] = {};
+	__u64 p[1] = {};
 	struct pg_call *call;
 	__u32 workload = 0;
 

@@ -85,7 +85,7 @@ PG_INLINE int pg_rules_7_0(struct bpf_raw_tracepoint_args *ctx, struct pg_call *
 
 int pg_enter_7_0(struct bpf_raw_tracepoint_args *ctx)
 {
-	__u64 p[PG_POLICY_WORDS] = {};
+	__u64 p[1] = {};
 	struct pg_call *call;
 	__u32 workload = 0;
 

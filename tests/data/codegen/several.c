@@ -62,13 +62,13 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 
 int pg_enter_7_0(struct pg_sys_enter *ctx)
 {
-	__u64 p[PG_POLICY_WORDS] = {};
+	__u64 p[3] = {};
 	struct pg_call *call;
 	__u32 workload = 0;
 
 	if (!pg_select(p, &workload, 0x8003, 0))
 		return 0;
-	if (!((p[0] & 0x1ULL) || (p[1] & 0x1ULL) || (p[15] & 0x8000000000000000ULL)))
+	if (!((p[0] & 0x1ULL) || (p[1] & 0x1ULL) || (p[2] & 0x8000000000000000ULL)))
 		return 0;
 	call = pg_begin();
 	if (!call)
@@ -76,7 +76,7 @@ int pg_enter_7_0(struct pg_sys_enter *ctx)
 	call->workload = workload;
 	call->policies[0] = p[0];
 	call->policies[1] = p[1];
-	call->policies[15] = p[15];
+	call->policies[15] = p[2];
 	call->in[0] = ctx->args[0];
 	call->in[1] = ctx->args[1];
 	call->in[2] = ctx->args[2];

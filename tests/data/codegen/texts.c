@@ -135,7 +135,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 
 int pg_enter_7_0(struct pg_sys_enter *ctx)
 {
-	__u64 p[PG_POLICY_WORDS] = {};
+	__u64 p[1] = {};
 	struct pg_call *call;
 	__u32 workload = 0;
 
@@ -164,7 +164,7 @@ int pg_enter_7_0(struct pg_sys_enter *ctx)
 
 int pg_exit_7_0(struct pg_sys_exit *ctx)
 {
-	__u64 p[PG_POLICY_WORDS] = {};
+	__u64 p[1] = {};
 	__u32 workload = 0;
 	struct pg_call *call = pg_resume(7, 3, 0, 1, 0);
 	int when = PG_AT_EXIT;

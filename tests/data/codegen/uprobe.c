@@ -117,7 +117,7 @@ PG_INLINE void pg_returns_7_0(struct pt_regs *ctx, struct pg_call *call, int whe
 
 int pg_enter_7_0(struct pt_regs *ctx)
 {
-	__u64 p[PG_POLICY_WORDS] = {};
+	__u64 p[1] = {};
 	struct pg_call *call;
 	__u32 workload = 0;
 
@@ -144,7 +144,7 @@ int pg_enter_7_0(struct pt_regs *ctx)
 
 int pg_exit_7_0(struct pt_regs *ctx)
 {
-	__u64 p[PG_POLICY_WORDS] = {};
+	__u64 p[1] = {};
 	__u32 workload = 0;
 	struct pg_call *call = pg_resume(7, 3, ctx->sp - 8, 0, 1);
 	int when = PG_AT_EXIT;

@@ -79,7 +79,7 @@ PG_INLINE int pg_rules_7_0(struct pt_regs *ctx, struct pg_call *call, int when)
 
 int pg_enter_7_0(struct pt_regs *ctx)
 {
-	__u64 p[PG_POLICY_WORDS] = {};
+	__u64 p[1] = {};
 	struct pg_call *call;
 	__u32 workload = 0;
 

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs themselves: who is selected, the chunks one after the other, the end of the call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.policy import codegen_sock as sock
+from agent.policy.access import PointKind
+from agent.policy.codegen_unit import CONTEXTS, Side, Unit
+from agent.policy.codegen_value import load_input
+
+_FORMS = {PointKind.RAW_TRACEPOINT: "raw", PointKind.UPROBE: "registers", PointKind.USDT: "registers"}
+_SLOTS = {
+    PointKind.SYSCALL: "slots",
+    PointKind.TRACEPOINT: "slots",
+    PointKind.RAW_TRACEPOINT: "slots_raw",
+    PointKind.UPROBE: "slots_probe",
+    PointKind.USDT: "slots_probe",
+}
+_NO_FRAME = "0"
+
+
+def enter_program(unit: Unit) -> Iterator[str]:
+    context = CONTEXTS[unit.plan.point.kind]
+    if unit.plan.forgets:  # whatever becomes of the call: when it goes on in another program, that one does
+        yield f"PG_INLINE int {unit.name('body')}({context} *ctx)"
+        yield from _enter_body(unit)
+        yield ""
+        yield f"int {unit.name('enter')}({context} *ctx)"
+        yield from ("{", f"\t{unit.name('body')}(ctx);", sock.FORGET, "\treturn 0;", "}")
+        return
+    yield f"int {unit.name('enter')}({context} *ctx)"
+    yield from _enter_body(unit)
+
+
+def _enter_body(unit: Unit) -> Iterator[str]:
+    yield "{"
+    if unit.chunk.sockets:
+        yield from _begin_owned(unit)
+    elif unit.number:
+        yield f"\tstruct pg_call *call = pg_continue({_place(unit, Side.ENTER, unit.number)});"
+        yield ""
+        yield "\tif (!call)"
+        yield "\t\treturn 0;"
+        yield from _keep_inputs(unit)
+    else:
+        yield from _begin(unit)
+        yield from _keep_inputs(unit)
+    yield f"\tif ({unit.name('rules')}(ctx, call, PG_AT_ENTRY)) {{"
+    yield "\t\tpg_release(call);"
+    yield "\t\treturn 0;"
+    yield "\t}"
+    if unit.returning:
+        yield "\tif (call->awaiting)"
+        event = "call->kept ? pg_event_of(call->context) : NULL"
+        keep = "pg_keep_exec_return" if unit.plan.is_exec else "pg_keep_return"
+        yield f"\t\t{keep}(call, {event}, {_return_key(unit, Side.ENTER)}, {unit.place.generation});"
+    yield from _next(unit, Side.ENTER)
+
+
+def _begin(unit: Unit) -> Iterator[str]:
+    yield f"\t__u64 p[{max(1, len(_words(unit)))}] = {{}};"
+    yield "\tstruct pg_call *call;"
+    yield "\t__u32 workload = 0;"
+    yield ""
+    if unit.plan.enforced:
+        yield "\tpg_enforce();"
+    yield f"\tif (!{_select(unit)})"
+    yield "\t\treturn 0;"
+    if not unit.plan.asks_owners:
+        words = _words(unit)
+        selected = (f"(p[{words.index(word)}] & {mask:#x}ULL)" for word, mask in unit.plan.words.items())
+        yield f"\tif (!({' || '.join(selected) or '0'}))"
+        yield "\t\treturn 0;"
+    yield "\tcall = pg_begin();"
+    yield "\tif (!call)"
+    yield "\t\treturn 0;"
+    yield from _keep_selection(unit)
+
+
+def _begin_owned(unit: Unit) -> Iterator[str]:
+    """Of a program that is asked of a socket's owner: it selects anew, whatever the one before it found."""
+    place = _place(unit, Side.ENTER, unit.number)
+    yield f"\tstruct pg_call *call = {f'pg_continue({place})' if unit.number else 'pg_begin()'};"
+    yield f"\t__u64 p[{max(1, len(_words(unit)))}] = {{}};"
+    yield f"\tstruct pg_owner *{sock.OWNER};"
+    yield "\t__u32 workload = 0;"
+    yield "\tlong error = 0;"
+    yield "\t__u64 n = 0;"
+    yield ""
+    yield "\tif (!call)"
+    yield "\t\treturn 0;"
+    yield from _keep_inputs(unit)
+    yield from sock.choose_subject(unit.chunk, _words(unit))
+    yield from _keep_selection(unit)
+
+
+def _select(unit: Unit) -> str:
+    return f"pg_select(p, &workload, {sum(1 << word for word in _words(unit)):#x}, {int(unit.plan.is_exec)})"
+
+
+def _words(unit: Unit) -> list[int]:
+    return sorted(set(unit.plan.words).union(*(chunk.workload_words for chunk in unit.plan.chunks)))
+
+
+def _keep_selection(unit: Unit) -> Iterator[str]:
+    yield "\tcall->workload = workload;"
+    for place, word in enumerate(_words(unit)):
+        yield f"\tcall->policies[{word}] = p[{place}];"
+
+
+def _keep_inputs(unit: Unit) -> Iterator[str]:
+    """Where a call has a return, the first chunk keeps those of all; else each has its own."""
+    if unit.number and unit.plan.shares_inputs:
+        return
+    form = _FORMS.get(unit.plan.point.kind, "tracepoint")
+    for place, wanted in enumerate(unit.chunk.inputs):
+        yield f"\tcall->in[{place}] = {load_input(wanted, form)};"
+
+
+def _next(unit: Unit, side: Side) -> Iterator[str]:
+    """The next chunk's program, or the end of the call."""
+    following = unit.number + 1
+    if following < len(unit.plan.chunks):
+        slots = unit.place.enter_slots if side is Side.ENTER else unit.place.exit_slots
+        yield f"\tcall->place = {_place(unit, side, following)};"
+        yield f"\tpg_once(call->slot) = {slots[following]};"
+        yield f"\tpg_tail_call(ctx, {_SLOTS[unit.plan.point.kind]}, pg_once(call->slot));"
+    elif side is Side.EXIT and unit.plan.is_exec:
+        yield "\tpg_forget_exec();"
+    yield "\tpg_release(call);"
+    yield "\treturn 0;"
+    yield "}"
+
+
+def _place(unit: Unit, side: Side, number_: int) -> str:
+    return f"pg_place({unit.place.attachment}ULL, {int(side is Side.EXIT)}, {number_})"
+
+
+def _frame(unit: Unit, side: Side) -> str:
+    """Of a uprobe the return address stands at the stack pointer at the entry, and just below it at the return."""
+    if unit.plan.point.kind is not PointKind.UPROBE:
+        return _NO_FRAME
+    return "ctx->sp" if side is Side.ENTER else "ctx->sp - 8"
+
+
+def _return_key(unit: Unit, side: Side) -> str:
+    fields = f".frame = {_frame(unit, side)}, .attachment = {unit.place.attachment}, .chunk = {unit.number}"
+    return f"(struct pg_return_key){{.pid_tgid = bpf_get_current_pid_tgid(), {fields}}}"
+
+
+def exit_program(unit: Unit) -> Iterator[str]:
+    syscall = unit.plan.point.kind is PointKind.SYSCALL
+    context = "struct pg_sys_exit" if syscall else CONTEXTS[unit.plan.point.kind]
+    returned = "ctx->ret" if syscall else "(__s64)ctx->ax"
+    yield f"int {unit.name('exit')}({context} *ctx)"
+    yield "{"
+    yield f"\t__u64 p[{max(1, len(_words(unit)))}] = {{}};"
+    yield "\t__u32 workload = 0;"
+    yield f"\tstruct pg_call *call = {_resumed(unit)};"
+    yield f"\tint when = {_when(unit)};"
+    yield ""
+    if unit.plan.enforced and not unit.number:
+        yield "\tpg_enforce();"
+    yield "\tif (!call)"
+    yield "\t\treturn 0;"
+    if not unit.number:
+        yield f"\tcall->ret = {returned};"
+        yield from _select_late(unit)
+    yield f"\tif (call->first <= {unit.number} || call->again)"
+    yield f"\t\t{unit.name('rules')}((void *)ctx, call, when);"
+    if unit.returning:
+        yield "\telse {"
+        yield f"\t\tstruct pg_return_key key = {_return_key(unit, Side.EXIT)};"
+        yield ""
+        yield "\t\tpg_take_return(call, &key);"
+        yield "\t}"
+        yield "\tif (call->awaiting)"
+        yield f"\t\t{unit.name('returns')}((void *)ctx, call, when);"
+    yield from _next(unit, Side.EXIT)
+
+
+def _resumed(unit: Unit) -> str:
+    if unit.number:
+        return f"pg_continue({_place(unit, Side.EXIT, unit.number)})"
+    returns = any(rule.returns for rule in unit.plan.rules)
+    attachment, generation = unit.place.attachment, unit.place.generation
+    options = f"{_frame(unit, Side.EXIT)}, {int(unit.plan.may_defer)}, {int(returns)}"
+    return f"pg_resume({attachment}, {generation}, {options})"
+
+
+def _when(unit: Unit) -> str:
+    return "ctx->ret == 0 ? PG_AT_EXEC : PG_AT_EXIT" if unit.plan.is_exec else "PG_AT_EXIT"
+
+
+def _select_late(unit: Unit) -> Iterator[str]:
+    yield f"\tif (!{_select(unit)}) {{"
+    yield "\t\tpg_release(call);"
+    yield "\t\treturn 0;"
+    yield "\t}"
+    yield from _keep_selection(unit)

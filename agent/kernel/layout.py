@@ -84,16 +84,16 @@ MODES = struct.Struct(f"<{POLICY_WORDS}Q")
 MAX_STATS = 65536  # selectors of all policies, those of the return counted twice
 MAX_RATES = 16384  # equal events in all rate-limited selectors; the least used go first
 MAX_AUTOMATA = 4096  # SubString filters whose values differ
-# Texts in sets, by the room of their keys. Of the least as many as a file can have values, twice: the new beside the
-# old; of the others about four times as many as fit into a file of 1 MiB.
-MAX_SET_TEXTS = {64: 131_072, 256: 65_536, 1024: 16_384, 4096: 4096}
+# Texts in sets, by the room of their keys. Of the shortest as many as a file can have values; of the others about four
+# times as many as fit into a file of 1 MiB. While a set is changed the new one is there beside the old.
+MAX_SET_TEXTS = {64: 65_536, 256: 65_536, 1024: 16_384, 4096: 4096}
 MAX_SET_PARTS = {56: 131_072, 248: 65_536}  # the same of heads and tails
 MAX_LENGTH_TABLES = 1024  # sets with heads or tails that are longer, 4 KiB each
 # Networks, and the parts of ranges in sets: what two files can have of them when each is in four parts.
 MAX_SET_RANGES = 524_288
 RANGE_KEY_BYTES = 24
-# Tracked sockets: 2.3 MiB, there from the beginning as LRU maps are; the least used go first.
-MAX_SOCKS = 16_384
+# Tracked sockets: 1.3 MiB, there from the beginning as LRU maps are; the least used go first.
+MAX_SOCKS = 8192
 # struct pg_owner: sock, inode, tuple, record, cgroup, task, start, pid, tid, uid, reserved, comm
 OWNER = struct.Struct("<7QIIII16s")
 MAX_ENFORCER = 4096  # threads between a NotifyEnforcer and the call that it means

@@ -21,10 +21,12 @@ from typing import Any, Self
 
 from agent.cli.client import ControlClient
 from tests.support.names import project_dir, unique_name
+from tests.support.patience import PATIENCE
 from tests.support.wait import wait_until
 
 READY_S = 60.0
-STOP_S = 20.0
+STOP_S = 20.0 * PATIENCE
+LOADER_S = 30.0 * PATIENCE
 
 
 def command(name: str) -> str:
@@ -118,8 +120,8 @@ class AgentProcess(Stoppable):
             self.await_ready()
 
     def _start(self) -> Background:
-        directories = ("--run-dir", str(self.run_dir), "--pin-dir", str(self.pin_dir))
-        return Background([command("podgate-agent"), *directories, *self._options], self.run_dir / "agent.log")
+        own = ("--run-dir", str(self.run_dir), "--pin-dir", str(self.pin_dir), "--loader-deadline", f"{LOADER_S:g}")
+        return Background([command("podgate-agent"), *own, *self._options], self.run_dir / "agent.log")
 
     def await_ready(self, count: int = 1) -> None:
         try:

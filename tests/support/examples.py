@@ -36,10 +36,11 @@ import yaml
 
 from tests.support.agent import EventReader
 from tests.support.names import project_dir
+from tests.support.patience import PATIENCE
 from tests.support.workload import Cgroup, Identity, Node, lseek_policy, step, steps
 
 EXAMPLES = project_dir() / "examples"
-RUN_S = 30.0
+RUN_S = 30.0 * PATIENCE
 # The command is part of the container from its execve on, as what a runtime's exec starts.
 _JOIN = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
 _MARK = 0x70D6A7E  # a whence that no program gives to lseek

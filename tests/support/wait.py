@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from tests.support.patience import PATIENCE
+
 T = TypeVar("T")
 
 # Long enough not to burn a core while a runtime works, short enough not to show in a test's duration.
@@ -26,10 +28,12 @@ class DeadlineError(AssertionError):
 
 
 def wait_until(predicate: Callable[[], T], deadline_s: float, what: str) -> T:
-    """Call `predicate` until it returns something true, and return that; DeadlineError after `deadline_s` seconds.
+    """Call `predicate` until it returns something true, and return that; DeadlineError after `deadline_s` seconds (times
+    PATIENCE).
 
     The predicate is called at least once, and once more after the deadline has passed.
     """
+    deadline_s *= PATIENCE
     end = time.monotonic() + deadline_s
     while True:
         late = time.monotonic() >= end

@@ -20,9 +20,10 @@ from rthook.client import AgentClient
 from tests.support import system
 from tests.support.agent import AgentProcess
 from tests.support.names import project_dir, unique_name
+from tests.support.patience import PATIENCE
 from tests.support.wait import wait_until
 
-RUN_S = 20.0
+RUN_S = 20.0 * PATIENCE
 HELD = hook_pb2.PHASE_HELD
 RUNNING = hook_pb2.PHASE_RUNNING
 

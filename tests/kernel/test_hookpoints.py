@@ -151,6 +151,7 @@ def test_call_that_is_among_the_old_rules_gets_to_their_end(bench: Bench, target
         for mark in range(2, 6):
             wait_until(lambda mark=mark: bench.seen(mark - 1) > 10, 20, "calls under the rules")  # type: ignore[misc]
             bench.apply(HandPlan(point, mark, passer.pid, slow))
+        wait_until(lambda: bench.seen(5) > 10, 20, "calls under the last rules")
         passer.stop()
 
     def at(chunk: int) -> list[int]:

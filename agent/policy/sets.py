@@ -23,6 +23,7 @@ from agent.policy.model import ArgFilter, BinaryFilter, FilterValue, Network, Op
 # Measured: a text of 45 bytes in the program takes 3 ms to compile and a few ns a call; a set takes a look-up of some
 # 100 ns, whatever there is in it.
 TEXT_THRESHOLD = 32  # different texts
+POSTFIX_THRESHOLD = 8  # of ends, which are copied once for each of their lengths before they are compared
 NUMBER_THRESHOLD = 256  # different numbers: the compiler makes a tree of them
 RANGE_THRESHOLD = 64  # ranges and networks, of 1 to 2 ms each
 
@@ -102,7 +103,8 @@ def text_set(operator: Operator, values: Iterable[bytes]) -> TextSet | None:
     """None when they are few."""
     different = set(values)
     way = _TEXT_OPERATORS.get(operator.positive)
-    return TextSet(way, tuple(sorted(different))) if way and len(different) > TEXT_THRESHOLD else None
+    few = POSTFIX_THRESHOLD if way is Operator.POSTFIX else TEXT_THRESHOLD
+    return TextSet(way, tuple(sorted(different))) if way and len(different) > few else None
 
 
 def number_set(each: ArgFilter) -> PrefixSet | None:

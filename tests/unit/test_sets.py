@@ -19,6 +19,7 @@ from agent.policy.sets import (
     MAX_LENGTHS,
     NUMBER_THRESHOLD,
     PARTS,
+    POSTFIX_THRESHOLD,
     RANGE_THRESHOLD,
     ROOMS,
     TEXT_THRESHOLD,
@@ -256,3 +257,11 @@ def test_followed_binaries_are_asked_themselves_too() -> None:
     (placed,) = place(policy("p", kprobe("access", {0: "string"}, each)))
     (binaries,) = placed.policy.hooks[0].selectors[0].binaries
     assert sets_of(placed.policy) == (binary_set(binaries),)
+
+
+def test_ends_are_looked_up_earlier() -> None:
+    """Each length of them costs a copy of the text's end in the program."""
+    texts = [b"%d" % n for n in range(POSTFIX_THRESHOLD + 1)]
+    assert text_set(Operator.NOT_POSTFIX, texts) is not None
+    assert text_set(Operator.POSTFIX, texts[1:]) is None
+    assert text_set(Operator.PREFIX, texts) is None

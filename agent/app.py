@@ -331,9 +331,10 @@ class Agent:
         counters = read_counters(self._maps, self._cpus)
         lost, unrecorded = counters["events_lost"], counters["lineage_full"]
         if unrecorded > self._unrecorded:
-            self._unrecorded = unrecorded
             settled = self._store.settle_lineage()
-            log.warning("processes whose ancestors nobody knows: the map was full", extra=fields(processes=settled))
+            if settled is not None:
+                self._unrecorded = unrecorded
+                log.warning("processes whose ancestors nobody knows: the map was full", extra=fields(processes=settled))
         if lost > self._lost:
             log.warning("events lost: the ring was full", extra=fields(count=lost - self._lost))
             self._feed.events_lost(lost - self._lost)

@@ -95,11 +95,12 @@ class FileKeeper:
         found = find_files(entry.policy, self._identity)
         changed = sorted(path for path, identity in found.items() if identity != entry.files.get(path))
         last = self._last(entry)
-        if not changed and not (last and last.failed):
+        if not changed and not entry.is_behind and not (last and last.failed):
             return
         if last and self._clock() < last.due:
-            if not entry.error:
-                self._store.note(entry, f"{_told(changed, found)}; too often: they follow later")
+            if not entry.is_behind:
+                told = f"{_told(changed, found)}; too often: they follow later"
+                self._store.note(entry, f"{entry.error}; {told}" if entry.error else told)
             return
         self._follow(entry, _told(changed, found), last)
 

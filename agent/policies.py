@@ -19,8 +19,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -192,15 +192,26 @@ class PolicyStore:
                 self._entries[entry.policy.key] = replace(entry, error=error, is_behind=True)
 
     def settle(self) -> None:
-        """Gives up what only calls of ended rules still needed, when there is none any more."""
-        with self._change:
-            if self._parts.hookpoints.settle():
+        """Gives up what only calls of ended rules still needed, when there is none any more. Does not wait for a change
+        that is being made, which can compile for minutes: nothing is done then.
+        """
+        with self._unless_changing() as free:
+            if free and self._parts.hookpoints.settle():
                 self._lingering.clear()
 
-    def settle_lineage(self) -> int:
-        """Records for processes that got none when there was no room; how many."""
-        with self._change:
-            return self._parts.lineage.settle()
+    def settle_lineage(self) -> int | None:
+        """Records for processes that got none when there was no room; how many. None while a change is being made."""
+        with self._unless_changing() as free:
+            return self._parts.lineage.settle() if free else None
+
+    @contextmanager
+    def _unless_changing(self) -> Iterator[bool]:
+        free = self._change.acquire(blocking=False)
+        try:
+            yield free
+        finally:
+            if free:
+                self._change.release()
 
     def _is_in_force(self, policy: Policy) -> bool:
         entry = self._entries.get(policy.key)
@@ -213,9 +224,9 @@ class PolicyStore:
             return {}
         files = self._find_files(policies)
         resolved = self._resolve(policies)
-        if before and before.placed:
-            old = before.placed.hooks
-            resolved = [replace(each, hooks=with_left_behind(each.hooks, old, before.files)) for each in resolved]
+        gaps = {each.policy.key: find_gaps(each.policy, each.hooks) for each in resolved}
+        if before:
+            resolved = [_with_left_behind(each, before, files[each.policy.key]) for each in resolved]
         placed = self._place(resolved)
         replaced = [entry.placed for p in policies if (entry := self._entries.get(p.key)) and entry.placed]
         points = changed_points((*placed, *replaced), self.placed())
@@ -231,9 +242,7 @@ class PolicyStore:
         self._select(placed, replaced)
         known = {old.policy.key for old in replaced}
         changes = {new.policy.key: Change.REPLACED if new.policy.key in known else Change.ADDED for new in placed}
-        entries = [
-            Entry(new.policy, new, gaps=find_gaps(new.policy, new.hooks), files=files[new.policy.key]) for new in placed
-        ]
+        entries = [Entry(new.policy, new, gaps=gaps[new.policy.key], files=files[new.policy.key]) for new in placed]
         self._entries |= {entry.policy.key: entry for entry in entries}
         _tell_gaps(entries)
         self._clean_up(replaced)
@@ -344,6 +353,11 @@ class PolicyStore:
         for policy in policies:
             old = self._entries.get(policy.key)
             self._entries[policy.key] = replace(old, error=error) if old and old.placed else Entry(policy, None, error)
+
+
+def _with_left_behind(resolved: Resolved, before: Entry, files: Files) -> Resolved:
+    old = before.placed.hooks if before.placed else ()
+    return replace(resolved, hooks=with_left_behind(resolved.hooks, old, before.files, files))
 
 
 def _tell_gaps(entries: Iterable[Entry]) -> None:

@@ -25,18 +25,19 @@ def find_files(policy: Policy, identity: Callable[[str], FileIdentity]) -> Files
     return {path: _find(path, identity) for path in probed_paths(policy)}
 
 
-def with_left_behind(new: Sequence[PointHook], old: Sequence[PointHook], files: Files) -> tuple[PointHook, ...]:
+def with_left_behind(
+    new: Sequence[PointHook], old: Sequence[PointHook], before: Files, now: Files
+) -> tuple[PointHook, ...]:
     """The new hooks, and behind them those of the old ones that are on the file before this one.
 
-    Programs that were started from a file that was replaced run on, and their probes stay. One that was written to is
-    another matter: what was found in it is not true any more. Of files before that one the hooks go; files: those that
-    the old hooks' policy was on.
+    Programs that were started from a file that was replaced run on, and their probes stay, also where the file that is
+    there now is another hook's. One that was written to is another matter: what was found in it is not true any more.
+    Of files before that one the hooks go. before: the files that the old hooks' policy was on; now: those of the new.
     """
-    now = {(hook.hook.section, hook.point.name): hook.point.file for hook in new if hook.point.file}
     left: list[PointHook] = []
     for hook in old:
-        file, other = hook.point.file, now.get((hook.hook.section, hook.point.name))
-        is_latest = file is not None and file == files.get(hook.point.name)
+        file, other = hook.point.file, now.get(hook.point.name)
+        is_latest = file is not None and file == before.get(hook.point.name)
         if is_latest and file and other and (file.device, file.inode) != (other.device, other.inode):
             left.append(replace(hook, number=len(new) + len(left)))
     return (*new, *left)

@@ -94,7 +94,7 @@ MAX_SET_RANGES = 524_288
 RANGE_KEY_BYTES = 24
 # Tracked sockets: 1.3 MiB, there from the beginning as LRU maps are; the least used go first.
 MAX_SOCKS = 8192
-# struct pg_owner: sock, inode, tuple, record, cgroup, task, start, pid, tid, uid, reserved, comm
+# struct pg_owner: sock, inode, tuple, record, cgroup, process, start, pid, tid, uid, reserved, comm
 OWNER = struct.Struct("<7QIIII16s")
 MAX_ENFORCER = 4096  # threads between a NotifyEnforcer and the call that it means
 MAX_RETURNS = 4096  # calls whose return a rule waits for, one for each program of the hook point

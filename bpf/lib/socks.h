@@ -27,6 +27,7 @@
 #define PG_ESRCH 3
 #define PG_EAGAIN 11
 #define PG_EINVAL 22
+#define PG_SUBJECT_THREADS 4 /* that are looked at: of those in the list only the first has ended for long */
 
 /* struct sock of a struct socket, of a packet; NULL when there is none. */
 PG_INLINE const struct sock *pg_sock_of_socket(__u64 address)
@@ -127,18 +128,46 @@ PG_INLINE void pg_find_owner(struct pg_owner *out, const struct sock *sock)
 		out->sock = 0;
 }
 
-/* The first thread of the process that a call is asked of; NULL when it has ended. */
+/* A thread of the owner's process by its place in the list of threads; NULL when it is none. */
+PG_INLINE struct task_struct *pg_owner_thread(const struct pg_owner *owner, const struct list_head *node)
+{
+	struct task_struct *task = (void *)node - offsetof(struct task_struct, thread_node);
+	struct signal_struct *process = NULL;
+	pid_t tgid = 0;
+
+	pg_read(process, &task->signal);
+	pg_read(tgid, &task->tgid);
+	return (__u64)process == owner->process && (__u32)tgid == owner->pid && pg_start_of(task) == owner->start
+		       ? task
+		       : NULL;
+}
+
+/*
+ * A thread of the process that a call is asked of; NULL when it has ended. The first one may have ended alone: it stays
+ * in the list without memory, binary and namespaces; others leave the list when they end. An execve makes another
+ * thread the first one.
+ */
 PG_INLINE struct task_struct *pg_subject_task(const struct pg_owner *owner)
 {
-	struct task_struct *task = (struct task_struct *)owner->task;
-	__u64 start = 0;
-	pid_t tgid = 0;
+	const struct signal_struct *process = (const struct signal_struct *)owner->process;
+	struct task_struct *task, *found = NULL;
+	const struct list_head *node = NULL;
+	const struct mm_struct *mm = NULL;
+	int i;
 
 	if (!owner->sock)
 		return pg_current();
-	pg_read(tgid, &task->tgid);
-	pg_read(start, &task->start_boottime);
-	return (__u32)tgid == owner->pid && start == owner->start ? task : NULL;
+	pg_read(node, &process->thread_head.next);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < PG_SUBJECT_THREADS && !mm; i++) {
+		task = pg_owner_thread(owner, node);
+		if (!task)
+			break;
+		found = task;
+		pg_read(mm, &task->mm);
+		pg_read(node, &node->next);
+	}
+	return found;
 }
 
 PG_INLINE __u32 pg_subject_tgid(const struct pg_owner *owner)
@@ -310,13 +339,14 @@ PG_INLINE int pg_own_key(__u64 *key)
 
 PG_INLINE long pg_write_owner(struct pg_owner *out, const struct sock *sock)
 {
-	struct task_struct *task = pg_current(), *leader = NULL;
+	const struct signal_struct *process = NULL;
 	__u64 id = bpf_get_current_pid_tgid();
+	struct task_struct *task = pg_current();
 	const struct mm_struct *mm = NULL;
 
-	pg_read(leader, &task->group_leader);
+	pg_read(process, &task->signal);
 	pg_read(mm, &task->mm);
-	if (!leader || !mm)
+	if (!process || !mm)
 		return -PG_ESRCH; /* a kernel thread: an interrupt in the middle of it */
 	if (!pg_own_key(&out->record))
 		return -PG_EAGAIN;
@@ -324,7 +354,7 @@ PG_INLINE long pg_write_owner(struct pg_owner *out, const struct sock *sock)
 	out->inode = pg_sock_inode(sock);
 	out->tuple = pg_sock_tuple(sock);
 	out->cgroup = bpf_get_current_cgroup_id();
-	out->task = (__u64)leader;
+	out->process = (__u64)process;
 	out->start = pg_start_of(task);
 	out->pid = id >> 32;
 	out->tid = (__u32)id;
@@ -332,6 +362,17 @@ PG_INLINE long pg_write_owner(struct pg_owner *out, const struct sock *sock)
 	out->reserved = 0;
 	bpf_get_current_comm(out->comm, sizeof(out->comm));
 	return 0;
+}
+
+/* Not one that has ended and that its parent has not waited for yet. */
+PG_INLINE int pg_owner_lives(const struct pg_owner *owner)
+{
+	const struct task_struct *task = pg_subject_task(owner);
+	const struct mm_struct *mm = NULL;
+
+	if (task)
+		pg_read(mm, &task->mm);
+	return mm != NULL;
 }
 
 /*
@@ -347,7 +388,7 @@ PG_INLINE long pg_track(__u32 context, const struct sock *sock)
 		return -PG_EINVAL;
 	owner->sock = 0;
 	pg_find_owner(owner, sock);
-	if (owner->sock && (pg_subject_task(owner) || !pg_sock_inode(sock)))
+	if (owner->sock && (pg_owner_lives(owner) || !pg_sock_inode(sock)))
 		return 0;
 	error = pg_write_owner(owner, sock);
 	return error ?: pg_update(socks, &key, owner, BPF_ANY);

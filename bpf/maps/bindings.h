@@ -167,8 +167,8 @@ PG_INLINE struct pg_binding *pg_subject(__u64 *key, int exec_hook)
 
 /*
  * The policies that select the current process: the words of its record whose bits are set in words, a constant, one
- * after the other in p. Gives 0 when there is no answer. A record can be replaced, and its memory given to another one, between the look-up and the last load: then its key
- * differs.
+ * after the other in p. Gives 0 when there is no answer. A record can be replaced, and its memory given to another one,
+ * between the look-up and the last load: then its key differs.
  */
 PG_INLINE int pg_select(__u64 *p, __u32 *workload, __u32 words, int exec_hook)
 {

@@ -26,8 +26,8 @@ struct pg_owner {
 	__u64 tuple;  /* a hash of addresses and ports */
 	__u64 record; /* the key in bindings under which its policies are found; 0: the host's */
 	__u64 cgroup;
-	__u64 task;  /* address of the process's first thread */
-	__u64 start; /* of the process, ns since boot: a reused pid or address gives itself away */
+	__u64 process; /* address of the struct signal_struct that all its threads have, whichever of them end */
+	__u64 start;   /* of the process, ns since boot: a reused pid or address gives itself away */
 	__u32 pid;
 	__u32 tid;
 	__u32 uid;

@@ -172,3 +172,30 @@ def test_file_that_is_not_in_the_digests_any_more_is_told(node: Node, programs: 
     wait_until(lambda: status_of(node, "graded").error, 30.0, "the change to be told")
     assert "the file has none of binaryDigests" in status_of(node, "graded").error
     assert grade(path, 13) == "26", "what the policy does not mean is left alone"
+
+
+def test_programs_of_another_build_stay_watched_when_each_has_a_hook_of_its_own(
+    node: Node, programs: tuple[Path, Path], path: Path
+) -> None:
+    """One hook for each build that is known: after the upgrade the first one's digests are those of no file."""
+    builds = [path, programs[1]]
+    hooks = []
+    for build in builds:
+        with UserFiles().open_file(str(build)) as file:
+            digest = f"sha256:{file.digest('sha256')}"
+        skips = {"digestVerificationFailure": True}
+        hooks += killing(path, binaryDigests=[digest], ignore=skips)["spec"]["uprobes"]
+    node.add(document("graded", uprobes=hooks))
+    before = status_of(node, "graded")
+    with subject(path) as running:
+        upgrade(path, programs[1])
+        wait_until(lambda: status_of(node, "graded").id > before.id, 30.0, "the policy to follow the file")
+        after = status_of(node, "graded")
+        assert (before.state, len(before.not_enforced), after.state, len(after.not_enforced)) == (
+            "partial",
+            1,
+            "partial",
+            1,
+        )
+        assert grade(path, 13) == ""
+        assert running.do("grade 13 x") == ""

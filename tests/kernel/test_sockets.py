@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -30,6 +32,21 @@ ESTABLISHED, SYN_SENT, FIN_WAIT1, CLOSE_WAIT = 1, 2, 4, 8  # enum tcp_state
 FIRST_FD, ACCEPTED_FD = 3, 4  # of a `calls` process
 REUSES = 2000  # sockets that are opened until one has the memory of an earlier one
 ROOM = 64
+# Connects in a second thread and waits there; first thread and second one do what they are told to meanwhile.
+THREADED = """
+import ctypes, os, socket, sys, threading
+def work():
+    connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    connection.set_inheritable(True)
+    {second}
+threading.Thread(target=work).start()
+{first}
+"""
+WAIT = "print(flush=True); sys.stdin.readline(); os._exit(0)"
+END_ALONE = "ctypes.CDLL(None).syscall(60, 0)"  # exit(2)
+SLEEP = "threading.Event().wait()"
+CAT = ["/bin/sh", "-c", "echo; exec cat"]
+EXECUTE = f"os.execv({CAT[0]!r}, {CAT!r})"
 KEY = struct.Struct("<Q")
 
 
@@ -385,3 +402,50 @@ def test_the_least_used_make_room(rules: Rules) -> None:
         assert 0 < len(tracked(rules)) <= ROOM
         assert rules.state.counts(found["placed"])["track_sock"] == 4 * ROOM
         assert "failed" not in rules.state.counts(found["placed"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "binary"),
+    [(SLEEP, WAIT, sys.executable), (END_ALONE, WAIT, sys.executable), (SLEEP, EXECUTE, "/bin/cat")],
+    ids=["threads", "first thread ends", "second thread executes"],
+)
+def test_an_owner_is_known_whatever_its_threads_do(rules: Rules, first: str, second: str, binary: str) -> None:
+    """The first thread is the one that names a process; without it, and with another one, it is the same process."""
+    path = Path(binary).resolve()
+    meets = {"matchBinaries": [{"operator": "In", "values": [str(path)]}]}
+    with (
+        watching(rules, when(CLOSE_WAIT, **meets)),
+        closing(socket.create_server(("127.0.0.1", 0))) as listener,
+        threaded(first, second, listener.getsockname()[1]) as child,
+    ):
+        wait_until(lambda: Path(f"/proc/{child.pid}/task/{child.pid}/exe").exists() != (first == END_ALONE), 10.0, "it")
+        if second == EXECUTE:
+            wait_until(lambda: Path(f"/proc/{child.pid}/exe").resolve() == path, 10.0, "the other program")
+        listener.accept()[0].close()
+        (event,) = rules.events()
+    assert (event.pid, event.is_of_socket, event.items[1].data.decode()) == (child.pid, True, str(path))
+
+
+@contextmanager
+def threaded(first: str, second: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    words = [sys.executable, "-c", THREADED.format(first=first, second=second), str(port)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        try:
+            assert child.stdout.readline() == b"\n"
+            yield child
+        finally:
+            child.kill()
+
+
+def test_a_process_that_has_ended_keeps_no_socket(rules: Rules) -> None:
+    """Nobody has waited for it yet, and another process has its socket, too."""
+    connect = "import socket, sys; socket.socket(fileno=int(sys.argv[1])).connect(('127.0.0.1', int(sys.argv[2])))"
+    again = when(FIN_WAIT1, act("TrackSock", argSock=0), act("NoPost"))
+    with watching(rules, again), listening() as (_, port), closing(socket.socket()) as connection:
+        words = [sys.executable, "-c", connect, str(connection.fileno()), str(port)]
+        with subprocess.Popen(words, pass_fds=[connection.fileno()]) as child:
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            assert [owner[7] for owner in tracked(rules).values()] == [child.pid]
+            connection.shutdown(socket.SHUT_WR)
+            assert [owner[7] for owner in tracked(rules).values()] == [os.getpid()]

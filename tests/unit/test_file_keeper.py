@@ -47,7 +47,8 @@ class _Node:
         return FileIdentity(1, self.files[path], 0, 0, 0)
 
     def _renew(self) -> None:
-        self.entry = replace(self.entry, error="", files=find_files(self.entry.policy, self.identity))
+        files = find_files(self.entry.policy, self.identity)
+        self.entry = replace(self.entry, error="", files=files, is_behind=False)
 
     def entries(self) -> tuple[Entry, ...]:
         return (self.entry,)
@@ -56,7 +57,7 @@ class _Node:
         assert entry is self.entry
         self.followed.append(changed)
         if self.refuses:
-            self.entry = replace(entry, error=f"{changed}: {self.refuses}")
+            self.entry = replace(entry, error=f"{changed}: {self.refuses}", is_behind=True)
             raise PolicyRejected(self.refuses)
         self._renew()
         assert entry.placed
@@ -65,7 +66,7 @@ class _Node:
 
     def note(self, entry: Entry, error: str) -> None:
         assert entry is self.entry
-        self.entry = replace(entry, error=error)
+        self.entry = replace(entry, error=error, is_behind=True)
 
     def check_after(self, seconds: float) -> int:
         """How often the policy was followed until then."""
@@ -132,6 +133,26 @@ def test_file_that_changes_all_the_time_is_followed_seldom_and_that_is_listed(no
     assert node.check_after(0) == followed + 1
     node.files[LIBRARY] = 2
     assert node.check_after(FIRST_WAIT_S) == followed + 2, "it was calm, so it begins anew"
+
+
+def test_file_that_is_back_before_it_was_followed_ends_what_was_listed(node: _Node) -> None:
+    """As when a directory is moved away and back, soon after a change."""
+    node.files[LIBRARY] = 7
+    assert node.check_after(0) == 1
+    del node.files[LIBRARY]
+    assert (node.check_after(2), node.entry.is_behind) == (1, True)
+    node.files[LIBRARY] = 7
+    node.check_after(2)
+    node.check_after(FIRST_WAIT_S)
+    assert (node.entry.error, node.entry.is_behind) == ("", False)
+
+
+def test_error_of_another_attempt_does_not_hide_that_probes_are_behind(node: _Node) -> None:
+    node.files[LIBRARY] = 7
+    assert node.check_after(0) == 1
+    node.entry = replace(node.entry, error="its new text has faults")
+    node.files[LIBRARY] = 8
+    assert (node.check_after(2), node.entry.is_behind) == (1, True)
 
 
 def test_policy_that_was_added_again_begins_anew(node: _Node) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from threading import Event, Thread
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -161,4 +163,27 @@ def test_counts_are_those_of_what_is_in_force(stage: Stage) -> None:
 
 
 def test_lineage_is_settled(stage: Stage) -> None:
+    assert stage.store.settle_lineage() == 3
+
+
+def test_settling_does_not_wait_for_a_change(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks looks after starting containers as well, and a change can compile for minutes."""
+    began, ended = Event(), Event()
+
+    def compile_slowly(_: object) -> None:
+        began.set()
+        ended.wait(30)
+
+    monkeypatch.setattr(stage.rules, "apply", compile_slowly)
+    change = Thread(target=stage.add, args=(version("a", 1),))
+    change.start()
+    try:
+        assert began.wait(10)
+        asked = monotonic()
+        stage.store.settle()
+        assert stage.store.settle_lineage() is None
+        assert monotonic() - asked < 5
+    finally:
+        ended.set()
+        change.join()
     assert stage.store.settle_lineage() == 3

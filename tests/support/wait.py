@@ -28,10 +28,9 @@ class DeadlineError(AssertionError):
 
 
 def wait_until(predicate: Callable[[], T], deadline_s: float, what: str) -> T:
-    """Call `predicate` until it returns something true, and return that; DeadlineError after `deadline_s` seconds (times
-    PATIENCE).
+    """Call `predicate` until it returns something true, and return that; DeadlineError after `deadline_s` seconds.
 
-    The predicate is called at least once, and once more after the deadline has passed.
+    The predicate is called at least once, and once more after the deadline has passed. PATIENCE makes it longer.
     """
     deadline_s *= PATIENCE
     end = time.monotonic() + deadline_s

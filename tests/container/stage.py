@@ -153,11 +153,20 @@ def move_into_nested(pid: int, name: str) -> Path:
     return nested
 
 
+STOP_S = 10.0
+
+
+def _is_stopped(task: Path) -> bool:
+    """One thread; they stop one after the other. proc(5): the state stands behind the name in brackets."""
+    return (task / "stat").read_text().rpartition(") ")[2].startswith("T")
+
+
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """A process that hangs: SIGSTOP, and SIGCONT at the end."""
     os.kill(pid, signal.SIGSTOP)
     try:
+        wait_until(lambda: all(_is_stopped(task) for task in Path(f"/proc/{pid}/task").iterdir()), STOP_S, "it to stop")
         yield
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from agent.cri.client import CriClient, find_socket
 from agent.cri.errors import CriUnreachable
 from agent.cri.model import Identified, State
+from tests.container.stage import stopped
 from tests.support.cri import Container, ContainerSpec, Pod, PodSpec
 from tests.support.node import Node, NodeOptions, Runtime
 from tests.support.wait import wait_until
@@ -175,11 +174,7 @@ def test_a_runtime_that_hangs_is_given_up_at_the_deadline(node: Node, pod: Pod) 
     container = node.cri.run(pod, SLEEP)
     hasty = CriClient(node.socket, 0.3)
     assert hasty.identify(container.id) is not None
-    os.kill(node.pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(CriUnreachable, match="no answer to ListContainers in time"):
-            hasty.identify(container.id)
-    finally:
-        os.kill(node.pid, signal.SIGCONT)
+    with stopped(node.pid), pytest.raises(CriUnreachable, match="no answer to ListContainers in time"):
+        hasty.identify(container.id)
     assert wait_until(lambda: await_answer(hasty, container), 10.0, "an answer") is not None
     hasty.close()

@@ -177,7 +177,8 @@ def test_a_buffer_that_is_not_resident_is_read_at_the_exit(
 
 def test_a_large_value_comes_at_its_rate(scene: Node, heard: Heard, writer: Path) -> None:
     with scene.container("limited") as group:
-        pid, _ = run(writer, group, "churn", "/dev/null", 7, 40_000, 3)
+        pid, results = run(writer, group, "repeat", "/dev/null", 7, 40_000, 3)
+    assert results == [40_000] * 3
     assert len(heard.all(pid)) == 1
 
 

@@ -85,7 +85,7 @@ LINEAGE_FIELDS = (
     *("snapshot", "unknown", "slack", "reserved"),
 )
 OWNER_FIELDS = (
-    *("sock", "inode", "tuple", "record", "cgroup", "task", "start", "pid", "tid", "uid", "reserved", "comm"),
+    *("sock", "inode", "tuple", "record", "cgroup", "process", "start", "pid", "tid", "uid", "reserved", "comm"),
 )
 RETURN_KEY_FIELDS = ("pid_tgid", "frame", "attachment", "chunk")
 

@@ -11,6 +11,8 @@
  *		read(2) of a file
  *	writer GROUP churn OUT SEED SIZE COUNT
  *		COUNT times write(2), while another thread overwrites the buffer with SEED + 1's and takes pages away
+ *	writer GROUP repeat OUT SEED SIZE COUNT
+ *		COUNT times write(2) of the same
  *
  * Word n of a buffer, of 4 bytes, is n * 2654435761 + SEED. It prints what the calls gave.
  */
@@ -143,6 +145,13 @@ static int obey(int count, char **words)
 
 		use(words[1], O_RDONLY);
 		printf("%zd\n", read(DESCRIPTOR, buffer.begin, buffer.size));
+	} else if (!strcmp(what, "repeat") && count == 5) {
+		struct buffer buffer = make(number(words[3]), 0, number(words[2]));
+		int i;
+
+		use(words[1], O_WRONLY);
+		for (i = 0; i < atoi(words[4]); i++)
+			printf("%zd\n", write(DESCRIPTOR, buffer.begin, buffer.size));
 	} else if (!strcmp(what, "churn") && count == 5) {
 		use(words[1], O_WRONLY);
 		churn(number(words[2]), number(words[3]), atoi(words[4]));

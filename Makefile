@@ -2,15 +2,15 @@
 # `make` alone lists the targets. Every target that needs the tools runs tools/setup first (at once when nothing changed).
 
 PYTHON := .venv/bin/python
-SCRIPTS := tools/setup .ci/run $(wildcard contrib/*.sh)
+SCRIPTS := tools/setup tools/vm/init.sh .ci/run $(wildcard contrib/*.sh)
 C_SOURCES = $(shell find bpf demo rthook bench tests/support tests/fuzz -name '*.[ch]' 2>/dev/null | sort)
 BENCHMARKS = $(filter-out _%,$(basename $(notdir $(wildcard bench/*.py))))
 
-# REQUIRE=kernel,container turns the skips of tests for want of a capability into failures.
+# REQUIRE=kernel,container,vm turns the skips of tests for want of a capability into failures.
 export REQUIRE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hook demo test lint fmt bench fuzz clean
+.PHONY: help setup hook demo test test-vm lint fmt bench fuzz clean
 
 help: ## list the targets
 	@printf 'podgate: make TARGET\n\n'
@@ -28,6 +28,10 @@ demo: setup ## show a policy in force before a container's first instruction
 
 test: setup ## run the tests; REQUIRE=kernel,container fails instead of skipping; ARGS go to pytest
 	@$(PYTHON) -m pytest $(ARGS)
+
+test-vm: ## run the kernel's tests under Debian's kernels in qemu: KERNEL=6.1, 6.12 or 7.x; override: one built here, once
+	@tools/setup vm $(filter override,$(KERNEL))
+	@$(PYTHON) -m tools.vm $(if $(KERNEL),--kernel $(KERNEL)) $(ARGS)
 
 lint: setup ## check style, types, import directions, scripts, C formatting, generated code
 	.venv/bin/ruff check .

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Capability probes: each tries what a group of tests needs, and says what is missing.
 
-A test marked `kernel` or `container` is skipped with the probe's reason; REQUIRE=kernel,container in the environment
-turns those skips into failures.
+A test marked `kernel`, `container`, `vm` or `guest` is skipped with the probe's reason; REQUIRE=kernel,container,vm in
+the environment turns those skips into failures.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from tests.support import system
 from tests.support.containerd_config import Runc, Runtime
+from tests.support.names import cache_dir
 
 # bpf(2): the system call's number on x86_64, BPF_MAP_CREATE and BPF_MAP_TYPE_ARRAY.
 SYS_BPF = 321
@@ -31,6 +33,7 @@ CONTAINER_PROGRAMS = (
     Path("/usr/bin/podman"),
     Path("/usr/bin/conmon"),
 )
+VM_PROGRAMS = ("qemu-system-x86_64", "busybox", "zstd", "depmod", "setpriv")
 
 
 class _MapAttr(ctypes.Structure):
@@ -114,6 +117,25 @@ def probe_cgroup2() -> str | None:
     return None if mounted else "no cgroup2 hierarchy is mounted"
 
 
+def probe_guest() -> str | None:
+    """Whether this is a guest of `make test-vm`, by the word that it has on its kernel's command line."""
+    inside = "podgate.guest" in Path("/proc/cmdline").read_text().split()
+    return None if inside else "this is no guest of `make test-vm`, with a kernel and cgroups of its own"
+
+
+def probe_qemu() -> str | None:
+    """The emulator, and what a guest is put together of."""
+    missing = [program for program in VM_PROGRAMS if shutil.which(program) is None]
+    return f"not there (run `tools/setup vm`): {', '.join(missing)}" if missing else None
+
+
+def probe_kernels() -> str | None:
+    """A kernel in the cache, whichever."""
+    if any((cache_dir() / "vm").glob("*/RELEASE")):
+        return None
+    return f"no kernel in {cache_dir() / 'vm'} (run `make test-vm`)"
+
+
 Probe = Callable[[], str | None]
 PROBES: Mapping[str, tuple[Probe, ...]] = {
     "kernel": (
@@ -132,6 +154,8 @@ PROBES: Mapping[str, tuple[Probe, ...]] = {
         lambda: probe_mount("tmpfs"),
         probe_cgroup2,
     ),
+    "vm": (probe_root, probe_qemu, probe_kernels),
+    "guest": (probe_root, probe_guest),
 }
 
 

@@ -28,7 +28,7 @@ def test_require_takes_names_with_commas_and_spaces() -> None:
 
 
 def test_require_refuses_a_name_without_a_probe() -> None:
-    with pytest.raises(ValueError, match="REQUIRE has kernal; known: kernel, container"):
+    with pytest.raises(ValueError, match="REQUIRE has kernal; known: kernel, container, vm, guest"):
         parse_require("kernal")
 
 

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests: what runs there comes back, what is written there does not, and they end by themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support import system
+from tests.support.names import cache_dir, project_dir, unique_name
+from tools.vm.errors import BootError, DeadlineError
+from tools.vm.kernels import SUITES, Kernel, find_kernel
+from tools.vm.machine import Job, run_guest
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Kernel:
+    """Any of those that are there."""
+    return next(found for name in (*SUITES, "override") if (found := find_kernel(cache_dir(), name)))
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(("true",), project_dir(), tmp_path / unique_name("out"), 200.0, memory="1G")
+
+
+def emulators(job: Job) -> list[int]:
+    """Processes of qemu that serve the job's folder."""
+    return system.find_processes(f"path={job.out}")
+
+
+def test_a_guest_has_its_own_kernel_and_this_machines_files(kernel: Kernel, job: Job) -> None:
+    scratch = project_dir() / "build" / unique_name("written")
+    script = (
+        f"uname -r; pwd; cat /etc/os-release >/out/release; mkdir -p build; echo x >{scratch}; cat {scratch}; exit 7"
+    )
+    lines: list[str] = []
+    status = run_guest(kernel, replace(job, command=("bash", "-c", script), echo=lines.append))
+    assert status == 7
+    said = [line for line in lines if line in (kernel.release, str(project_dir()), "x")]
+    assert said == [kernel.release, str(project_dir()), "x"]
+    assert (job.out / "release").read_text() == Path("/etc/os-release").read_text()
+    assert not scratch.exists()
+    assert emulators(job) == []
+
+
+def test_a_guest_that_takes_too_long_is_ended(kernel: Kernel, job: Job) -> None:
+    hanging = replace(job, command=("bash", "-c", "echo here; exec sleep 1000"), deadline_s=30.0)
+    with pytest.raises(DeadlineError, match="ended after 30 s"):
+        run_guest(kernel, hanging)
+    assert emulators(job) == []
+
+
+def test_a_boot_that_fails_is_tried_twice(
+    kernel: Kernel, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "vmlinux"
+    broken.write_bytes(b"no kernel")
+    with pytest.raises(BootError, match="before it reached its script"):
+        run_guest(replace(kernel, image=broken), job)
+    assert capsys.readouterr().out.count("trying again") == 1
+    assert emulators(job) == []

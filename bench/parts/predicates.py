@@ -69,8 +69,8 @@ def measure_predicates(cells: Cells, calls: int, rounds: int, tell: Say) -> Samp
         tell(f"  round {number + 1} of {rounds}")
         for predicate in Predicate:
             _measure(samples, Case(predicate.label, NONE), [cells[SELECTED]], predicate.call, calls)
-        with AgentProcess("--unannounced", "report", "--cri-socket", "none") as agent:
-            for predicate in Predicate:
+        for predicate in Predicate:
+            with AgentProcess("--unannounced", "report", "--cri-socket", "none") as agent:
                 _measure_predicate(samples, cells, agent, predicate, calls)
     return samples
 
@@ -83,8 +83,6 @@ def _measure_predicate(samples: Samples, cells: Cells, agent: AgentProcess, pred
             if found != wanted:
                 raise NotSelectedError(f"{found} policies select the process that is {who}, not {wanted}")
             _measure(samples, Case(predicate.label, str(count), who), [cell], predicate.call, calls)
-    for policy in agent.control.list().policies:
-        agent.control.delete(policy.name, policy.namespace)
 
 
 def _measure(samples: Samples, case: Case, cells: list[Cell], call: Call, calls: int) -> None:

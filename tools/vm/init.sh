@@ -22,7 +22,17 @@ mkdir -p /new/dev/pts /new/dev/shm /new/out
 mount -t devpts devpts /new/dev/pts
 mount -t tmpfs tmpfs /new/dev/shm
 mount -t tmpfs tmpfs /new/run
-mount -t tmpfs tmpfs /new/tmp
+# A project below /tmp stays where it is. The variable is a parameter of the kernel that it does not know.
+case ${podgate_folder:-} in
+/tmp/*)
+	mkdir /kept
+	mount -o bind "/new$podgate_folder" /kept
+	mount -t tmpfs tmpfs /new/tmp
+	mkdir -p "/new$podgate_folder"
+	mount -o bind /kept "/new$podgate_folder"
+	;;
+*) mount -t tmpfs tmpfs /new/tmp ;;
+esac
 mount -t cgroup2 cgroup2 /new/sys/fs/cgroup
 mount -t bpf bpf /new/sys/fs/bpf
 mount -t tracefs tracefs /new/sys/kernel/tracing

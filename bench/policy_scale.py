@@ -66,7 +66,7 @@ def measure_cost(program: Path, calls: int, rounds: int, tell: Say) -> dict[str,
 @click.option(
     "--count", type=click.IntRange(1000), default=20_000, show_default=True, help="Of cost: calls in a batch."
 )
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of cost: each starts three agents.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of cost: with three agents.")
 @click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, help="Only this one; may be repeated.")
 def main(policies: int, updates: int, containers: int, count: int, rounds: int, parts: tuple[str, ...]) -> None:
     """Measure podgate with many policies, and while they change."""

@@ -20,32 +20,25 @@ from typing import Any
 import click
 
 from bench._common import Say, print_result, read_conditions, say
-from bench.parts.cells import SOURCE, Call, Cell, open_cell
+from bench.parts.cells import SELECTED, SOURCE, UNSELECTED, Call, Cells, bind_cells, open_cells
+from bench.parts.others import count_others
 from bench.parts.policies import policy_text, unmatched_policies
-from bench.parts.samples import NONE, POST, Case, Samples, tabulate_cases
+from bench.parts.samples import BATCHES, NONE, POLICIES, POST, Case, Samples, tabulate_cases
 from tests.support.agent import AgentProcess
 from tests.support.image import compile_program
-from tests.support.system import find_processes, read_cmdline
 from tests.support.wait import wait_until
 
-SELECTED, UNSELECTED = "selected", "unselected"  # the namespaces, too
-POLICIES = (1, 10, 100)
-BATCHES = 15
 # Some 200 bytes each: all batches together fit into the ring of 4 MiB, so that none is lost even if none is read.
 POST_CALLS = 1000
 POSTING = "posting"
 BOUND_S = 10.0
 
 
-class NotSelectedError(Exception):
-    """A cell is selected by another number of policies than it must be."""
-
-
 @dataclass(slots=True)
 class Bench:
     """cells: by whether policies select them. lost: events for which the ring had no room. others: see count_others."""
 
-    cells: dict[str, Cell]
+    cells: Cells
     calls: int
     samples: Samples
     say: Say
@@ -56,20 +49,13 @@ class Bench:
         """All configurations once."""
         self._measure_everything(NONE, [SELECTED], with_who=False)
         with AgentProcess() as agent:
-            self._bind(agent, 0)
+            bind_cells(self.cells, agent.socket, 0)
             self._measure_everything("0", [UNSELECTED, SELECTED])
             self._measure_post(agent)
             for count in POLICIES:
                 agent.add(unmatched_policies(count, SELECTED))
-                self._bind(agent, count)
+                bind_cells(self.cells, agent.socket, count)
                 self._measure_everything(str(count), [UNSELECTED, SELECTED])
-
-    def _bind(self, agent: AgentProcess, policies: int) -> None:
-        """Binding again what is bound says how many policies select it now."""
-        for who, cell in self.cells.items():
-            found, wanted = cell.bind(agent.socket), policies if who == SELECTED else 0
-            if found != wanted:
-                raise NotSelectedError(f"{found} policies select the process that is {who}, not {wanted}")
 
     def _measure_everything(self, policies: str, who: Sequence[str], *, with_who: bool = True) -> None:
         """Both calls in each cell, in turns: what slows the machine down slows all of them."""
@@ -86,18 +72,12 @@ class Bench:
     def _measure_post(self, agent: AgentProcess) -> None:
         """One policy that matches. Its events are read and decoded by nobody: the cost is the kernel's."""
         agent.add(policy_text(POSTING, SELECTED, [-1], "Post"))
-        self._bind(agent, 1)
+        bind_cells(self.cells, agent.socket, 1)
         batches = self.cells[SELECTED].measure(Call.HOOKED, min(self.calls, POST_CALLS), BATCHES)
         self.samples.add(Case(Call.HOOKED.name.lower(), POST, SELECTED), batches)
         self.lost += agent.control.status().counters["events_lost"]
         agent.control.delete(POSTING, SELECTED)
         wait_until(lambda: not agent.control.status().hooks, BOUND_S, "no hooked call")
-
-
-def count_others() -> int:
-    """Agents that others run on this machine: a system call that they hook costs more here, too."""
-    ours = f"-{os.getpid()}-"  # in its --run-dir, see tests/support/names.py
-    return sum(ours not in read_cmdline(pid) for pid in find_processes("/podgate-agent"))
 
 
 def make_result(bench: Bench, rounds: int, conditions: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +105,7 @@ def run(calls: int, rounds: int, tell: Say) -> dict[str, Any]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="podgate-calls-")))
         compile_program(SOURCE, folder / "calls")
-        cells = {who: stack.enter_context(open_cell(folder / "calls", who, cpu)) for who in (SELECTED, UNSELECTED)}
+        cells = stack.enter_context(open_cells(folder / "calls", cpu))
         bench = Bench(cells, calls, Samples(), tell)
         for number in range(rounds):
             tell(f"round {number + 1} of {rounds}")

@@ -24,10 +24,10 @@ from typing import Any
 import click
 
 from bench._common import Say, print_result, read_conditions, say
-from bench.parts.cells import SOURCE
+from bench.parts.cells import SOURCE, open_cells
 from bench.parts.others import count_others
-from bench.parts.predicates import BATCHES, added, measure_predicates, open_cells
-from bench.parts.samples import tabulate_cases
+from bench.parts.predicates import added, measure_predicates
+from bench.parts.samples import BATCHES, tabulate_cases
 from bench.parts.scale import measure_scale
 from bench.parts.targets import Target, judge
 from bench.parts.update_storm import run_storm

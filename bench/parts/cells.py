@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tests.support.system import remove_cgroups
 
 SOURCE = project_dir() / "bench/programs/calls.c"
 BIND_S = 5.0
+SELECTED, UNSELECTED = "selected", "unselected"  # whom policies of the benchmarks select; the namespaces, too
 
 
 class Call(Enum):
@@ -27,6 +28,10 @@ class Call(Enum):
     UNRELATED = "u"
     TEXT = "t"
     FILE = "f"
+
+
+class NotSelectedError(Exception):
+    """A cell is selected by another number of policies than it must be."""
 
 
 class CallsEndedError(Exception):
@@ -92,3 +97,21 @@ def open_cell(program: Path, namespace: str, cpu: int) -> Iterator[Cell]:
         yield cell
     finally:
         cell.close()
+
+
+Cells = dict[str, Cell]
+
+
+@contextmanager
+def open_cells(program: Path, cpu: int) -> Iterator[Cells]:
+    """One that policies select, one that they do not."""
+    with ExitStack() as stack:
+        yield {who: stack.enter_context(open_cell(program, who, cpu)) for who in (SELECTED, UNSELECTED)}
+
+
+def bind_cells(cells: Cells, agent_socket: Path, policies: int) -> None:
+    """Binding again what is bound says how many policies select it now. Raises NotSelectedError."""
+    for who, cell in cells.items():
+        found, wanted = cell.bind(agent_socket), policies if who == SELECTED else 0
+        if found != wanted:
+            raise NotSelectedError(f"{found} policies select the process that is {who}, not {wanted}")

@@ -3,25 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from bench._common import Say
-from bench.parts.cells import Call, Cell, open_cell
+from bench.parts.cells import SELECTED, Call, Cell, Cells, bind_cells
 from bench.parts.policies import filter_policy, join_policies
-from bench.parts.samples import NONE, Case, Samples
+from bench.parts.samples import BATCHES, NONE, POLICIES, Case, Samples
 from tests.support.agent import AgentProcess
-
-SELECTED, UNSELECTED = "selected", "unselected"  # the namespaces, too
-POLICIES = (1, 10, 100)
-BATCHES = 15
-
-
-class NotSelectedError(Exception):
-    """A cell is selected by another number of policies than it must be."""
 
 
 class Predicate(Enum):
@@ -52,23 +41,13 @@ class Predicate(Enum):
         return str(1_000_000 + number) if self is Predicate.INT else f"/usr/share/never/{number:04}/"
 
 
-Cells = dict[str, Cell]
-
-
-@contextmanager
-def open_cells(program: Path, cpu: int) -> Iterator[Cells]:
-    """One that policies select, one that they do not."""
-    with ExitStack() as stack:
-        yield {who: stack.enter_context(open_cell(program, who, cpu)) for who in (SELECTED, UNSELECTED)}
-
-
 def measure_predicates(cells: Cells, calls: int, rounds: int, tell: Say) -> Samples:
     """Each round goes through all predicates, without podgate and with 1, 10 and 100 policies."""
     samples = Samples()
     for number in range(rounds):
         tell(f"  round {number + 1} of {rounds}")
         for predicate in Predicate:
-            _measure(samples, Case(predicate.label, NONE), [cells[SELECTED]], predicate.call, calls)
+            _measure(samples, Case(predicate.label, NONE), cells[SELECTED], predicate.call, calls)
         for predicate in Predicate:
             with AgentProcess("--unannounced", "report", "--cri-socket", "none") as agent:
                 _measure_predicate(samples, cells, agent, predicate, calls)
@@ -78,16 +57,13 @@ def measure_predicates(cells: Cells, calls: int, rounds: int, tell: Say) -> Samp
 def _measure_predicate(samples: Samples, cells: Cells, agent: AgentProcess, predicate: Predicate, calls: int) -> None:
     for count in POLICIES:
         agent.add(predicate.policies(count))
+        bind_cells(cells, agent.socket, count)
         for who, cell in cells.items():
-            found, wanted = cell.bind(agent.socket), count if who == SELECTED else 0
-            if found != wanted:
-                raise NotSelectedError(f"{found} policies select the process that is {who}, not {wanted}")
-            _measure(samples, Case(predicate.label, str(count), who), [cell], predicate.call, calls)
+            _measure(samples, Case(predicate.label, str(count), who), cell, predicate.call, calls)
 
 
-def _measure(samples: Samples, case: Case, cells: list[Cell], call: Call, calls: int) -> None:
-    for cell in cells:
-        samples.add(case, cell.measure(call, calls, BATCHES))
+def _measure(samples: Samples, case: Case, cell: Cell, call: Call, calls: int) -> None:
+    samples.add(case, cell.measure(call, calls, BATCHES))
 
 
 def added(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 NONE = "none"  # podgate does not run
+POLICIES = (1, 10, 100)  # how many look at a call
+BATCHES = 15  # of one case in a round
 POST = "post"  # one policy that matches, and posts
 
 

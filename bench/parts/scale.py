@@ -82,7 +82,7 @@ def scale_policy(number: int, value: int) -> str:
 def measure_scale(program: Path, count: int, cpu: int, tell: Say) -> Scale:
     """program: the compiled calls.c."""
     with AgentProcess("--unannounced", "report", "--cri-socket", "none") as agent:
-        bare = read_kernel_memory(agent.pid)
+        bare = read_kernel_memory(agent)
         tell(f"  {count} policies on {len(POINTS)} hook points")
         load_ms = _time(lambda: agent.add(join_policies(scale_policy(n, 1_000_000 + n) for n in range(count))))
         _check(agent, count)
@@ -90,7 +90,7 @@ def measure_scale(program: Path, count: int, cpu: int, tell: Say) -> Scale:
         add_ms = [_time_one_more(agent, count + n) for n in range(MORE)]
         update_ms = [_time(partial(agent.add, scale_policy(n, 2_000_000 + n))) for n in range(MORE)]
         _check(agent, count)
-        loaded = read_kernel_memory(agent.pid)
+        loaded = read_kernel_memory(agent)
         status = agent.control.status()
         events_rss = read_rss(status.events_pid)
         tell(f"  {CELLS} containers are bound")

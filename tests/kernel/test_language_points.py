@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import signal
-import struct
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from agent.kernel import bpf
-from agent.kernel.errors import KernelError
 from nri_plugin.ttrpc import RemoteError
 from tests.support.language import (
     Document,
@@ -29,13 +26,13 @@ from tests.support.language import (
     subject,
     values,
 )
+from tests.support.lockdown import may_write_user
 from tests.support.wait import wait_until
 from tests.support.workload import Node, start_node, step, steps
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(180)]
 
 KILL = act("Sigkill")
-PROBE_WRITE_USER = 36  # enum bpf_func_id
 GAUGE = [arg(0, "int32"), arg(1, "int32")]
 EXEC_FILENAME, EXEC_PID = 4, 5  # fields of sched/sched_process_exec, behind the four common ones
 
@@ -320,7 +317,7 @@ def test_arguments_of_a_probe(scene: Node, heard: Heard, program: Path) -> None:
 def test_set_writes_the_processs_memory(node: Node, program: Path) -> None:
     """A kernel that is locked down lets no program write there, and the policy is refused."""
     hook = usdt(program, when(0, "Equal", 7, then=act("Set", argIndex=0, argValue=41)), args=GAUGE)
-    if is_locked_down():
+    if not may_write_user():
         with pytest.raises(
             RemoteError, match=r"\d+:\d+: Set is not possible on this node: the kernel refuses bpf_probe_write_user"
         ):
@@ -350,17 +347,6 @@ def deep_call(node: Node, heard: Heard, program: Path) -> dict[str, Any]:
         process.do("deep 3")
         event = heard.one(process.pid)
     return event if event.get("symbols", True) else {}
-
-
-def is_locked_down() -> bool:
-    """Whether the kernel lets no program write to the memory of processes (kernel_lockdown(7))."""
-    words = ((0x7A, 10, -8, 0), (0xB7, 1, 0, 0), (0xBF, 0xA2, 0, 0), (0x07, 2, 0, -8), (0xB7, 3, 0, 8))
-    code = b"".join(struct.pack("<BBhi", *word) for word in (*words, (0x85, 0, 0, PROBE_WRITE_USER), (0x95, 0, 0, 0)))
-    try:
-        bpf.load_program(bpf.ProgType.KPROBE, code, "pg_test").close()
-    except KernelError:
-        return True
-    return False
 
 
 def test_stacks_have_the_programs_symbols(scene: Node, heard: Heard, program: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from agent.policy.reader import parse_policies
 from bench.parts.kernel_memory import KernelMemory
-from bench.parts.predicates import POLICIES, Predicate, added
+from bench.parts.predicates import Predicate, added
+from bench.parts.samples import POLICIES
 from bench.parts.scale import NAMESPACES, POINTS, Scale, scale_policy
 from bench.parts.update_storm import ESCAPED, KILLED, Storm, version
 from tests.support.image import FORKS, compile_program

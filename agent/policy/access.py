@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass, replace
 from enum import Enum, unique
 
 from agent.policy.model import Arg, ArgType, Hook
+from agent.policy.syscalls import kernel_name
 from agent.policy.user_facts import FileIdentity
 
 MAX_TEXT = 4096  # bytes of one text: a slot of bpf/maps/strings.h
@@ -23,19 +24,47 @@ class PointKind(Enum):
     """What a program is attached to."""
 
     SYSCALL = "syscall"
+    """The two tracepoints of a system call."""
+    SYSCALL_FENTRY = "syscall_fentry"
+    """fentry and fexit of the function of a system call, `__x64_sys_openat`."""
+    SYSCALL_OVERRIDE = "syscall_override"
+    """kprobe and kretprobe of the function of a system call, which can return an error instead of running."""
     TRACEPOINT = "tracepoint"
     RAW_TRACEPOINT = "raw_tracepoint"
     UPROBE = "uprobe"
     USDT = "usdt"
+    KPROBE = "kprobe"
+    """kprobe and kretprobe of a kernel function."""
+    OVERRIDE = "override"
+    """The same of one that can return an error instead of running: bpf_override_return."""
+    FENTRY = "fentry"
+    """fentry and fexit of a kernel function."""
+    FMOD_RET = "fmod_ret"
+    """fmod_ret, whose result takes the place of the function's when it is not 0, and fexit."""
+    LSM = "lsm"
+    """A hook of the security module `bpf`: the result is its verdict. It has no return."""
+
+
+SYSCALLS = frozenset({PointKind.SYSCALL, PointKind.SYSCALL_FENTRY, PointKind.SYSCALL_OVERRIDE})
+FUNCTIONS = frozenset({PointKind.KPROBE, PointKind.OVERRIDE, PointKind.FENTRY, PointKind.FMOD_RET, PointKind.LSM})
+# Programs on these are loaded for one function of BTF, and the slots of each are in arrays of its own.
+TRAMPOLINES = frozenset({PointKind.SYSCALL_FENTRY, PointKind.FENTRY, PointKind.FMOD_RET, PointKind.LSM})
+# Where the action Override keeps a call from happening.
+OVERRIDING = frozenset({PointKind.SYSCALL_OVERRIDE, PointKind.OVERRIDE, PointKind.FMOD_RET, PointKind.LSM})
+# The program's result is that of the function.
+VERDICTS = frozenset({PointKind.FMOD_RET, PointKind.LSM})
+# What has a return that programs can be attached to.
+TWO_SIDED = SYSCALLS | (FUNCTIONS - {PointKind.LSM}) | {PointKind.UPROBE}
 
 
 @dataclass(frozen=True, slots=True)
 class HookPoint:
     """One place that programs are attached to, entry and return alike.
 
-    name: the kernel's name of a system call (`openat`); `subsystem/event`; a raw tracepoint's name; for UPROBE and
-    USDT the path of a file. offset, ref_counter: bytes from that file's begin; ref_counter 0: none. file: the one that
-    was looked at under the path, to which the offsets belong; None: whichever is there.
+    name: the kernel's name of a system call (`openat`); `subsystem/event`; a raw tracepoint's name; a kernel function's
+    (`tcp_connect`); an LSM hook's (`file_open`); for UPROBE and USDT the path of a file. offset, ref_counter: bytes
+    from that file's begin; ref_counter 0: none. file: the one that was looked at under the path, to which the offsets
+    belong; None: whichever is there. module: of a function, "" for one of the kernel itself.
     """
 
     kind: PointKind
@@ -43,11 +72,32 @@ class HookPoint:
     offset: int = 0
     ref_counter: int = 0
     file: FileIdentity | None = None
+    module: str = ""
 
     @property
-    def sort_key(self) -> tuple[str, str, int, int, tuple[int, ...]]:
+    def sort_key(self) -> tuple[str, str, int, int, tuple[int, ...], str]:
         """For a stable order."""
-        return (self.kind.value, self.name, self.offset, self.ref_counter, astuple(self.file) if self.file else ())
+        file = astuple(self.file) if self.file else ()
+        return (self.kind.value, self.name, self.offset, self.ref_counter, file, self.module)
+
+    @property
+    def is_syscall(self) -> bool:
+        """Whether it is a system call, whatever programs are attached to."""
+        return self.kind in SYSCALLS
+
+    @property
+    def function(self) -> str:
+        """The kernel function that programs are attached to. Of a kind that has none: ""."""
+        if self.kind in (PointKind.SYSCALL_FENTRY, PointKind.SYSCALL_OVERRIDE):
+            return syscall_function(self.name)
+        if self.kind is PointKind.LSM:
+            return f"bpf_lsm_{self.name}"
+        return self.name if self.kind in FUNCTIONS else ""
+
+
+def syscall_function(name: str) -> str:
+    """The function of a system call of the kernel's table (SYSCALL_DEFINE of arch/x86)."""
+    return f"__x64_sys_{kernel_name(name)}"
 
 
 @unique
@@ -55,7 +105,7 @@ class InputKind(Enum):
     """A raw number that a program is entered with."""
 
     ARGUMENT = "argument"
-    """The n-th argument, from 0: SYSCALL, RAW_TRACEPOINT (up to 12), UPROBE (up to 6)."""
+    """The n-th argument, from 0: system calls, RAW_TRACEPOINT (up to 12), UPROBE and functions (up to 6)."""
     RETURN = "return"
     """What the call returned; only at the return."""
     FIELD = "field"
@@ -80,6 +130,8 @@ class Memory(Enum):
 
     KERNEL = "kernel"
     USER = "user"
+    ANY = "any"
+    """As the address itself says: a kernel that gcc has built does not tell which of its pointers are a process's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from agent.policy.plan import PointPlan
 
 PRELUDE = '#include "lib/syscall.h"\n'
 LOAD_INFO = '#include "lib/load_info.h"\n'  # its structure is not on every kernel
+FUNCTIONS = '#include "lib/function.h"\n'
 LARGE_DATA = '#include "lib/data.h"\n'
 
 
@@ -45,6 +46,7 @@ def compile_module(plans: Iterable[tuple[PointPlan, Placement]], chunks: Collect
     chosen = list(plans)
     values = {value for plan, _ in chosen for chunk in plan.chunks for value in chunk.values}
     prelude = PRELUDE + (LOAD_INFO if any(value.type is ArgType.LOAD_INFO for value in values) else "")
+    prelude += FUNCTIONS if any(plan.point.function for plan, _ in chosen) else ""
     prelude += LARGE_DATA if any(value.is_large for value in values) else ""
     prelude += sock.INCLUDE if any(plan.deals_with_sockets for plan, _ in chosen) else ""
     return prelude + "".join("\n" + compile_point(plan, place, chunks) for plan, place in chosen)

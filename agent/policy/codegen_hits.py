@@ -19,7 +19,7 @@ _SCOPES = {
     RateScope.GLOBAL: "PG_RATE_GLOBAL",
 }
 _LOOKUPS = frozenset({ActionKind.GET_URL, ActionKind.DNS_LOOKUP})  # done by whoever reads the event
-_WITH_PARAMETERS = frozenset({ActionKind.NOTIFY_ENFORCER, ActionKind.SET}) | TRACKING
+_WITH_PARAMETERS = frozenset({ActionKind.NOTIFY_ENFORCER, ActionKind.OVERRIDE, ActionKind.SET}) | TRACKING
 _AT_RETURN = ("PG_HIT_POST", "PG_HIT_KERNEL_STACK", "PG_HIT_USER_STACK")
 
 
@@ -77,9 +77,12 @@ def _limits_late(rule: Rule) -> bool:
     return any(action.rate_ms for selector in rule.selectors for action in selector.return_actions)
 
 
-def new_hit(arguments: str, flags: list[str], values: int, actions: tuple[Action, ...]) -> Iterator[str]:
+def new_hit(
+    arguments: str, flags: list[str], values: int, actions: tuple[Action, ...], *, named: bool = False
+) -> Iterator[str]:
+    """named: at hand as `hit` whatever the actions are."""
     wanted = sum({1 << (signal - 1) for signal in signals(actions)})
-    needed = "struct pg_hit *hit = " if _has_parameters(actions) or "PG_HIT_AT_RETURN" in flags else ""
+    needed = "struct pg_hit *hit = " if named or _has_parameters(actions) else ""
     yield f"{needed}pg_hit(call, {arguments}, {' | '.join(flags) or '0'}, {values:#x}ULL, {wanted:#x}ULL);"
 
 
@@ -96,6 +99,7 @@ def hit_flags(actions: tuple[Action, ...]) -> list[str]:
         "PG_HIT_NOTIFY": ActionKind.NOTIFY_ENFORCER in kinds,
         "PG_HIT_CLEANUP": ActionKind.CLEANUP_ENFORCER in kinds,
         "PG_HIT_SET": ActionKind.SET in kinds,
+        "PG_HIT_OVERRIDE": ActionKind.OVERRIDE in kinds,
     }
     return [name for name, holds in found.items() if holds]
 
@@ -109,6 +113,8 @@ def parameter_lines(unit: Unit, rule: Rule, actions: tuple[Action, ...], hashed:
         yield from sock.track(unit.chunk, rule, action)
         if action.kind is ActionKind.NOTIFY_ENFORCER:
             yield f"hit->notify_signal = {action.signal};"
+        if action.kind is ActionKind.OVERRIDE:
+            yield f"hit->override = -{action.error};"
         if action.kind is ActionKind.SET:
             value = rule.hook.args[action.position][1]
             if value:

@@ -97,7 +97,7 @@ def late_function(unit: Unit) -> Iterator[str]:
     yield from values_head(unit, "late", "__u32 flags, int when", "void ")
     yield from slot_variables(unit, values)
     yield ""
-    yield f"\tif (!({' && '.join(['event', *slot_names(unit, values)])}))"
+    yield f"\tif (!({' && '.join(['event', *sock.owner_names(unit.chunk), *slot_names(unit, values)])}))"
     yield "\t\treturn;"
     yield from _stacks(unit)
     for value in values:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agent.policy import codegen_sock as sock
 from agent.policy.access import Value
 from agent.policy.codegen_filter import argument_condition
 from agent.policy.codegen_hits import hit_flags, new_hit, parameter_lines, send_lines, told_values
@@ -24,7 +25,7 @@ def returns_function(unit: Unit) -> Iterator[str]:
     yield "\t__u32 flags;"
     yield from slot_variables(unit, compared)
     yield ""
-    if names := slot_names(unit, compared):
+    if names := [*slot_names(unit, compared), *sock.owner_names(unit.chunk)]:
         yield f"\tif (!({' && '.join(names)}))"
         yield "\t\treturn;"
     yield "\tif (!call->kept) {"
@@ -41,7 +42,7 @@ def returns_function(unit: Unit) -> Iterator[str]:
         yield f"\tif (call->awaiting & {1 << n:#x}ULL) {{"
         yield from _return_selectors(unit, n, rule)
         yield "\t}"
-    yield f"\tflags = pg_settle(call, {len(unit.chunk.rules)}, &signals);"
+    yield sock.settle(unit.chunk, len(unit.chunk.rules))
     yield from send_lines(action for _, rule in unit.returning for s in rule.selectors for action in s.return_actions)
     yield "\tif (flags & PG_HIT_POST)"
     yield f"\t\t{unit.name('late')}(ctx, call, flags, when);"
@@ -59,7 +60,9 @@ def _return_selectors(unit: Unit, n: int, rule: Rule) -> Iterator[str]:
     arguments = f"{rule.placed.serial}, {rule.number}, {matched}, {rule.placed.bit}"
     if not late:
         mask = unit.chunk.mask(rule.reported_late)
-        yield from indent(new_hit(arguments, ["PG_HIT_POST", *_entry_stacks(rule)], mask, ()), 2)
+        named = rule.hook.hook.return_arg_action is not None
+        yield from indent(new_hit(arguments, ["PG_HIT_POST", *_entry_stacks(rule)], mask, (), named=named), 2)
+        yield from indent(sock.track_returned(unit.chunk, rule), 2)
         return
     for place, (k, selector) in enumerate(late):
         value = rule.hook.return_value
@@ -68,10 +71,11 @@ def _return_selectors(unit: Unit, n: int, rule: Rule) -> Iterator[str]:
         stacks = _entry_stacks(rule) if posts(selector.return_actions) else []
         flags = [*dict.fromkeys([*hit_flags(selector.return_actions), *stacks]), "PG_HIT_AT_RETURN"]
         mask = unit.chunk.mask(told_values(rule.reported_late, selector.return_actions))
-        yield from indent(new_hit(arguments, flags, mask, selector.return_actions), 3)
+        yield from indent(new_hit(arguments, flags, mask, selector.return_actions, named=True), 3)
         yield f"\t\t\thit->return_selector = {k};"
         yield f"\t\t\tpg_limit_late(call, {n}, hit);"
         yield from indent(parameter_lines(unit, rule, selector.return_actions, f"call->hash[{n}]"), 3)
+        yield from indent(sock.track_returned(unit.chunk, rule), 3)
     yield "\t\t}"
 
 

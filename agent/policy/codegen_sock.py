@@ -126,7 +126,17 @@ def own_stack(chunk: Chunk) -> str:
 def track(chunk: Chunk, rule: Rule, action: Action) -> Iterator[str]:
     """TrackSock or UntrackSock; the hit is at hand as `hit`."""
     value: Value | None = tracked_value(rule.hook, action)
-    if value is None or action.kind not in _TRACKING:
-        return
+    if value is not None and action.kind in _TRACKING:
+        yield from _track(chunk, value, action.kind)
+
+
+def track_returned(chunk: Chunk, rule: Rule) -> Iterator[str]:
+    """returnArgAction; the hit is at hand as `hit`."""
+    kind = rule.hook.hook.return_arg_action
+    if kind is not None and rule.hook.return_value is not None:
+        yield from _track(chunk, rule.hook.return_value, kind, "!error && n")  # none was returned
+
+
+def _track(chunk: Chunk, value: Value, kind: ActionKind, holds: str = "!error") -> Iterator[str]:
     yield from follow(chunk, value.read, "n")
-    yield f"if (!error) {_TRACKING[action.kind].format(_ADDRESSES[value.type])}"
+    yield f"if ({holds}) {_TRACKING[kind].format(_ADDRESSES[value.type])}"

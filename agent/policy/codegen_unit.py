@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from agent.policy.access import PointKind
+from agent.policy.access import TRAMPOLINES, PointKind
 from agent.policy.placed import Rule
 from agent.policy.plan import Chunk, PointPlan
 
@@ -17,6 +17,20 @@ CONTEXTS = {
     PointKind.RAW_TRACEPOINT: "struct bpf_raw_tracepoint_args",
     PointKind.UPROBE: "struct pt_regs",
     PointKind.USDT: "struct pt_regs",
+    PointKind.KPROBE: "struct pt_regs",
+    PointKind.OVERRIDE: "struct pt_regs",
+    PointKind.SYSCALL_OVERRIDE: "struct pt_regs",
+    **dict.fromkeys(TRAMPOLINES, "struct pg_trampoline"),
+}
+_SLOTS = {
+    PointKind.SYSCALL: "slots",
+    PointKind.TRACEPOINT: "slots",
+    PointKind.RAW_TRACEPOINT: "slots_raw",
+    PointKind.UPROBE: "slots_probe",
+    PointKind.USDT: "slots_probe",
+    PointKind.KPROBE: "slots_probe",
+    PointKind.OVERRIDE: "slots_probe",
+    PointKind.SYSCALL_OVERRIDE: "slots_probe",
 }
 
 
@@ -64,6 +78,13 @@ class Unit:
     def returning(self) -> tuple[tuple[int, Rule], ...]:
         """The rules that are reported at the return, with their places."""
         return tuple((n, rule) for n, rule in enumerate(self.chunk.rules) if rule.returns)
+
+    def slots(self, side: Side) -> str:
+        """The PROG_ARRAY of a side: programs that are loaded for one function have one of their own."""
+        kind = self.plan.point.kind
+        if kind in TRAMPOLINES:
+            return f"slots_{self.place.attachment}_{side.value}"
+        return _SLOTS[kind]
 
     def name(self, what: str) -> str:
         return f"pg_{what}_{self.place.attachment}_{self.number}"

@@ -191,7 +191,7 @@ def _reader(chunk: Chunk, value: Value, slot: str) -> str:
         return f"{_READERS[value.type]}({slot}, n)"
     if value.type is ArgType.FD:
         return f"(pg_read_fd_path({slot}, (__s32)n), 0)"
-    whose = "user" if value.memory is Memory.USER else "kernel"
+    whose = value.memory.value
     if value.exec_path:
         return f"when == PG_AT_EXEC ? pg_read_exec_string({slot}) : pg_read_user_string({slot}, n)"
     if value.type is ArgType.BPF_ATTR and value.length and _BPF_COMMAND in chunk.inputs:
@@ -208,7 +208,9 @@ def _reader(chunk: Chunk, value: Value, slot: str) -> str:
 
 
 def load_input(wanted: Input, context: str) -> str:
-    """The C expression of an input in a program's context: `tracepoint`, `raw` or `registers`."""
+    """The C expression of an input in a program's context: `tracepoint`; `raw`, words one after the other; `registers`
+    of a process, or `kprobe`, of the kernel; `function`, of its trampoline.
+    """
     if wanted.kind is InputKind.TASK:
         return "bpf_get_current_task()"
     if wanted.kind is InputKind.ARGUMENT:
@@ -221,11 +223,14 @@ def load_input(wanted: Input, context: str) -> str:
 
 
 _REGISTERS = ("di", "si", "dx", "cx", "r8", "r9")  # System V ABI for x86_64, 3.2.3
+SYSCALL_REGISTERS = ("di", "si", "dx", "r10", "r8", "r9")  # of a process's call: the same, A.2.1
 
 
 def _argument(number_: int, context: str) -> str:
-    if context == "registers":
+    if context in ("registers", "kprobe"):
         return f"ctx->{_REGISTERS[number_]}"
+    if context == "function":
+        return f"pg_argument(ctx, {number_})"
     return f"ctx->args[{number_}]"
 
 

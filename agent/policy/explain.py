@@ -6,31 +6,21 @@ All of it is in the model; what depends on a node is there when the node was ask
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.policy.access import PointHook
-from agent.policy.errors import PolicyError, PolicyErrors, Problems, quote
+from agent.policy.errors import PolicyError, PolicyErrors, Problems
 from agent.policy.explain_cost import Cost, estimate_cost
+from agent.policy.explain_points import describe_means, describe_points
 from agent.policy.explain_selectors import conditions, describe_actions, return_conditions
 from agent.policy.explain_traps import Trap, find_traps
 from agent.policy.explain_values import describe_values
-from agent.policy.explain_words import either
 from agent.policy.explain_workloads import applies_to
 from agent.policy.gaps import Gap, find_gaps
-from agent.policy.model import Hook, HookKind, Policy, PolicyMode, Selector, UprobeTarget
+from agent.policy.model import Hook, Policy, PolicyMode, Selector
 from agent.policy.plan import PointPlan, str_point
 from agent.policy.resolve_actions import check_actions, check_nodes
-from agent.policy.syscalls import kernel_name
-
-_FUNCTION = "the kernel function {name}, which this version does not hook"
-_THROUGH = {
-    HookKind.TRACEPOINT: "the tracepoint {name}",
-    HookKind.RAW_TRACEPOINT: "the raw tracepoint {name}",
-    HookKind.KPROBE: _FUNCTION,
-    HookKind.FENTRY: _FUNCTION,
-    HookKind.LSM: "the LSM hook {name}, which this version does not hook",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +100,7 @@ def explain_policy(policy: Policy, node: NodeView | None = None) -> Explanation:
         estimate_cost(policy, node.plans if node else ()),
         node is not None,
         node.errors if node else refused_anywhere(policy),
-        find_traps(policy),
+        find_traps(policy, places),
         node.gaps(policy) if node else (),
     )
 
@@ -139,55 +129,26 @@ def _mode(policy: Policy) -> str:
 def _hook(declared: Hook, found: Sequence[PointHook], policy: Policy) -> HookText:
     first = found[0] if found else None
     hook = first.hook if first else declared
+    means = describe_means(hook, found, policy)
     return HookText(
         hook.section,
         hook.kind.value,
         hook.call,
-        tuple(_through(hook)),
+        tuple(describe_points(hook, found)),
         tuple(str_point(each.point) for each in found),
         hook.message,
         describe_values(hook, first),
-        tuple(_entry(number, each, hook, policy) for number, each in enumerate(hook.selectors)),
+        tuple(_entry(number, each, hook, policy, means) for number, each in enumerate(hook.selectors)),
         hook.returns,
         tuple(_return(number, each, hook) for number, each in hook.return_selectors),
     )
 
 
-def _entry(number: int, selector: Selector, hook: Hook, policy: Policy) -> SelectorText:
-    then = describe_actions(selector.actions, hook)
+def _entry(number: int, selector: Selector, hook: Hook, policy: Policy, means: str) -> SelectorText:
+    then = describe_actions(selector.actions, hook, means=means)
     return SelectorText(number, selector.label, conditions(selector, hook, policy), then)
 
 
 def _return(number: int, selector: Selector, hook: Hook) -> SelectorText:
     then = describe_actions(selector.return_actions, hook, at_return=True)
     return SelectorText(number, selector.label, return_conditions(selector, hook), then)
-
-
-def _through(hook: Hook) -> Iterator[str]:
-    if hook.target is not None:
-        yield _of_file(hook, hook.target)
-    elif hook.call_pattern:
-        yield _FUNCTION.format(name=f"that matches {quote(hook.call_pattern)}")
-    elif hook.kind is HookKind.SYSCALL:
-        yield from (_of_call(name, hook.returns) for name in hook.calls)
-    else:
-        yield from (_THROUGH[hook.kind].format(name=name) for name in hook.calls)
-
-
-def _of_call(name: str, returns: bool) -> str:
-    event = kernel_name(name)
-    at_exit = f" and syscalls/sys_exit_{event}" if returns else ""
-    return f"the system call {name}, at syscalls/sys_enter_{event}{at_exit}"
-
-
-def _of_file(hook: Hook, target: UprobeTarget) -> str:
-    path = quote(target.path)
-    if hook.kind is HookKind.USDT:
-        return f"a uprobe at each location of the USDT probe {hook.calls[0]} of {path}"
-    places = [
-        *target.symbols,
-        *(f"offset {n:#x}" for n in target.offsets),
-        *(f"address {n:#x}" for n in target.addresses),
-    ]
-    kind = "a uprobe and a uretprobe" if hook.returns else "a uprobe"
-    return f"{kind} at {either(places, 'and')} of {path}"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from agent.policy.access import HookPoint, PointHook, PointKind
 from agent.policy.automaton import SUBSTRING_OPERATORS
-from agent.policy.explain_words import count
+from agent.policy.explain_words import count, either
+from agent.policy.function_points import SECURITY
 from agent.policy.lineage import needs_of
 from agent.policy.model import ArgType, Hook, HookKind, Policy, Selector
 from agent.policy.placed import PlacedPolicy, Rule
@@ -19,14 +20,29 @@ from agent.workload.identity import PolicyId
 
 LIGHT, MODERATE = 100, 1500  # comparisons of eight bytes at a call: up to there
 
+# What busy processes, or the kernel for them, call thousands of times a second.
+_HOT = """
+__fget_light __fput __kmalloc __netif_receive_skb_core __schedule apparmor_file_permission cap_capable dput do_filp_open
+do_sys_openat2 fget filemap_read fput handle_mm_fault ip_rcv kfree kmem_cache_alloc kmem_cache_free ksys_read ksys_write
+link_path_walk lookup_fast may_open path_openat rw_verify_area schedule security_capable security_cred_free
+security_file_alloc security_file_free security_file_ioctl security_file_open security_file_permission
+security_inode_follow_link security_inode_getattr security_inode_permission security_mmap_addr security_mmap_file
+security_sock_rcv_skb security_socket_recvmsg security_socket_sendmsg sock_recvmsg sock_sendmsg tcp_ack
+tcp_rcv_established tcp_recvmsg tcp_sendmsg tcp_v4_rcv tcp_write_xmit udp_recvmsg udp_sendmsg vfs_fstatat vfs_getattr
+vfs_open vfs_read vfs_statx vfs_write
+"""
+HOT_FUNCTIONS = frozenset(_HOT.split())
+_FUNCTIONS = frozenset({HookKind.KPROBE, HookKind.FENTRY, HookKind.LSM})
+_CALLERS = {"bprm_check_security": "security_bprm_check"}  # of an LSM hook that the function is not named after
 _NOWHERE = HookPoint(PointKind.SYSCALL, "")
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """hook_points: how many places are hooked; of a USDT hook that is only known on a node. programs: how many are
-    loaded, dispatchers left out; None when the node was not asked. weight: comparisons of eight bytes at the heaviest
-    hook point, when every selector is tried, about. estimate: the same in words. notes: what else there is to pay.
+    """hook_points: how many places are hooked; of a USDT hook and a pattern that is only known on a node. programs: how
+    many are loaded, dispatchers left out; None when the node was not asked. weight: comparisons of eight bytes at the
+    heaviest hook point, when every selector is tried, about. estimate: the same in words. notes: what else there is to
+    pay.
     """
 
     hook_points: int
@@ -42,16 +58,16 @@ def estimate_cost(policy: Policy, plans: Sequence[PointPlan]) -> Cost:
     """plans: of all hook points of the policy alone; none when the node was not asked."""
     if not plans:
         return _unplanned(policy)
-    weights = {str_point(plan.point): sum(rule.weight for rule in plan.rules) for plan in plans}
-    where = max(weights, key=lambda name: weights[name])
+    weights = [(sum(rule.weight for rule in plan.rules), str_point(plan.point)) for plan in plans]
+    weight, where = max(weights, key=lambda pair: pair[0])
     return Cost(
         len(plans),
         sum(len(plan.chunks) * (1 + plan.has_return) for plan in plans),
-        weights[where],
+        weight,
         any(not value.type.is_number for plan in plans for rule in plan.rules for value in rule.compared)
         or any(_asks_binaries(hook) for hook in policy.hooks),
         any(plan.has_return for plan in plans),
-        _estimate(weights[where], where),
+        _estimate(weight, where),
         (*_notes(policy), *_chunk_notes(plans)),
     )
 
@@ -75,8 +91,20 @@ def hook_weight(policy: Policy, hook: Hook) -> int:
     return Rule(PlacedPolicy(policy, PolicyId(0), 0), 0, PointHook(_NOWHERE, 0, hook, ())).weight
 
 
+def is_function(hook: Hook) -> bool:
+    """Whether it is on functions of the kernel, by whatever field."""
+    return hook.kind in _FUNCTIONS
+
+
+def functions_of(hook: Hook) -> tuple[str, ...]:
+    """The functions that a hook names; of an LSM hook the one that calls it. None of a pattern."""
+    if hook.kind is HookKind.LSM:
+        return tuple(_CALLERS.get(name, f"{SECURITY}{name}") for name in hook.calls)
+    return hook.calls if is_function(hook) else ()
+
+
 def count_places(hook: Hook) -> int:
-    """How many hook points a hook names."""
+    """How many hook points a hook names; of a pattern that is only known on a node."""
     target = hook.target
     if target is None or hook.kind is HookKind.USDT:
         return max(len(hook.calls), 1)
@@ -119,6 +147,8 @@ def _estimate(weight: int, where: str) -> str:
 def _notes(policy: Policy) -> Iterator[str]:
     yield "a call of a process that the policy does not apply to costs the look-up of that alone"
     selectors = [selector for hook in policy.hooks for selector in hook.selectors]
+    if hot := sorted({name for hook in policy.hooks for name in functions_of(hook)} & HOT_FUNCTIONS):
+        yield f"{either(hot, 'and')}: called all the time, and every process of the node pays for the hook itself"
     if any(map(_may_wait, policy.hooks)):
         yield "the exit of the call is watched too: text that is not in memory at the entry is compared there"
     if any(map(_asks_binaries, policy.hooks)):
@@ -127,8 +157,8 @@ def _notes(policy: Policy) -> Iterator[str]:
         yield "the path of a file is put together by a walk up the file tree, for each call that gets as far"
     if tracks(policy):
         yield (
-            "while it is in force, every hit of a tracepoint that looks at a socket, in whatever policy, looks up its "
-            "owner, and every change of a TCP socket's state is looked at"
+            "while it is in force, every hit of a tracepoint or function that looks at a socket, in whatever policy, "
+            "looks up its owner, and every change of a TCP socket's state is looked at"
         )
     if any(map(_searches, selectors)):
         yield "SubString looks at each byte of the text"

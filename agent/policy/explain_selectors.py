@@ -185,10 +185,14 @@ def _where(each: CapabilityFilter | CapabilityChangeFilter) -> str:
     return ", in whatever user namespace" if each.namespaced else ""
 
 
-def describe_actions(actions: tuple[Action, ...], hook: Hook, *, at_return: bool = False) -> tuple[str, ...]:
-    """What a match does, one entry each, the event first. at_return: these are a selector's return actions."""
+def describe_actions(
+    actions: tuple[Action, ...], hook: Hook, *, at_return: bool = False, means: str = ""
+) -> tuple[str, ...]:
+    """What a match does, one entry each, the event first. at_return: these are a selector's return actions. means: how
+    Override is done, "" when there is nothing to say of that.
+    """
     post = next((action for action in actions if action.kind is ActionKind.POST), Action(ActionKind.POST))
-    others = [ACTION_TEXTS[action.kind](action, hook) for action in actions if action.kind in ACTION_TEXTS]
+    others = [_describe(action, hook, means) for action in actions if action.kind in ACTION_TEXTS]
     if hook.returns and not at_return and hook.return_selectors:
         return (f"the selectors of the return are asked then{_limit(post)}", *others)
     if not posts(actions):
@@ -196,6 +200,11 @@ def describe_actions(actions: tuple[Action, ...], hook: Hook, *, at_return: bool
     if hook.returns and not at_return:
         return (f"an event at the return{_extras(post)}{_limit(post)}", *others)
     return (f"an event{_extras(post)}{_limit(post)}", *others)
+
+
+def _describe(action: Action, hook: Hook, means: str) -> str:
+    done = ACTION_TEXTS[action.kind](action, hook)
+    return f"{done}, {means}" if means and action.kind is ActionKind.OVERRIDE else done
 
 
 def _extras(post: Action) -> str:

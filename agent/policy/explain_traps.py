@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from agent.policy.explain_cost import compared_types
+from agent.policy.access import PointHook
+from agent.policy.explain_cost import compared_types, functions_of, is_function
+from agent.policy.explain_functions import failing_calls, function_selector_traps, function_traps, hot_functions
 from agent.policy.explain_selectors import describe_arg
 from agent.policy.explain_words import either
+from agent.policy.function_points import SECURITY
 from agent.policy.model import (
     Action,
     ActionKind,
@@ -64,15 +67,19 @@ class Trap:
     text: str
 
 
-def find_traps(policy: Policy) -> tuple[Trap, ...]:
-    """Those of the policy, those of its hooks in order, and what it does not hook."""
+def find_traps(policy: Policy, places: Sequence[Sequence[PointHook]] = ()) -> tuple[Trap, ...]:
+    """Those of the policy, those of its hooks in order, and what it does not hook. places: of each hook those on a
+    node, when it was asked.
+    """
     found = [Trap("", policy.source, text) for text in _of_policy(policy)]
     tracking = tracks(policy)
-    for hook in policy.hooks:
-        found += [Trap(hook.section, hook.source, text) for text in _of_hook(hook, tracking)]
-        for number, text in _of_selectors(hook):
-            found.append(Trap(f"{hook.section}.selectors[{number}]", hook.source, text))
-    found += [Trap("", policy.source, text) for text in unseen_calls(policy)]
+    for number, hook in enumerate(policy.hooks):
+        here = places[number] if places else ()
+        texts = (*_of_hook(hook, tracking), *function_traps(hook, policy, tracking, here))
+        found += [Trap(hook.section, hook.source, text) for text in texts]
+        for place, text in _of_selectors(hook):
+            found.append(Trap(f"{hook.section}.selectors[{place}]", hook.source, text))
+    found += [Trap("", policy.source, text) for text in (*failing_calls(policy), *unseen_calls(policy))]
     return tuple(found)
 
 
@@ -85,14 +92,14 @@ def _of_policy(policy: Policy) -> Iterator[str]:
 
 
 def _of_hook(hook: Hook, tracking: bool) -> Iterator[str]:
-    kinds = {action.kind for action in _actions(hook)}
-    if kinds & _SIGNALLING:
+    if any(map(_only_signals, hook.selectors)):
         yield _late_signal(hook)
-        if tracking and any(arg.type in _OWNED for arg in (*hook.args, *hook.data)):
-            yield (
-                "where the socket is tracked and a process runs that is not its owner, no signal is sent: the event "
-                "says so, and it counts as failed"
-            )
+    sends = any(action.kind in _SIGNALLING for action in _actions(hook))
+    if sends and tracking and any(arg.type in _OWNED for arg in (*hook.args, *hook.data)):
+        yield (
+            "where the socket is tracked and a process runs that is not its owner, no signal is sent: the event "
+            "says so, and it counts as failed"
+        )
     enforced = any(action.kind.enforces for action in _actions(hook))
     if _is_native(hook) and enforced:
         yield "what is no native system call is not seen: 32-bit calls, x32 calls, and requests to io_uring"
@@ -103,6 +110,13 @@ def _of_hook(hook: Hook, tracking: bool) -> Iterator[str]:
         )
     if hook.kind in (HookKind.SYSCALL, HookKind.UPROBE, HookKind.USDT):
         yield from _changing_values(hook)
+
+
+def _only_signals(selector: Selector) -> bool:
+    """Whether it sends a signal for a call that is carried out."""
+    overrides = any(action.kind is ActionKind.OVERRIDE for action in selector.actions)
+    sends = any(action.kind in _SIGNALLING for action in selector.actions)
+    return (sends and not overrides) or any(action.kind in _SIGNALLING for action in selector.return_actions)
 
 
 def _is_native(hook: Hook) -> bool:
@@ -125,9 +139,12 @@ def _late_signal(hook: Hook) -> str:
             "kill is not prevent: the signal comes when the call is done, so what the call did stays done; the process "
             "runs no instruction after it when it is SIGKILL"
         )
-    return (
+    late = (
         "kill is not prevent: the signal comes on the way back to the process's own code; what it did before stays done"
     )
+    names = functions_of(hook)
+    can_override = names and all(name.startswith(SECURITY) for name in names)
+    return f"{late}. Override beside it keeps the call from being made" if can_override else late
 
 
 def _changing_values(hook: Hook) -> Iterator[str]:
@@ -139,11 +156,20 @@ def _changing_values(hook: Hook) -> Iterator[str]:
         )
     if ArgType.FD in types:
         yield "another thread can put another file behind a descriptor (dup2) between the comparison and its use"
+    if hook.kind is HookKind.SYSCALL and types & _OF_PROCESS_MEMORY and _overrides(hook):
+        yield (
+            "Override comes too late for what is not in memory at the entry of the call: that is compared at its exit. "
+            "The kernel's own function has no such moment: security_file_open for the file of an openat"
+        )
     if hook.kind is HookKind.SYSCALL and any(_compares_paths(each, hook) for s in hook.selectors for each in s.args):
         yield (
             "a string is compared as the process wrote it: a relative path, `..`, `//` or a symbolic link reaches the "
             "same file with another text"
         )
+
+
+def _overrides(hook: Hook) -> bool:
+    return any(action.kind is ActionKind.OVERRIDE for action in _actions(hook))
 
 
 def _compares_paths(each: ArgFilter, hook: Hook) -> bool:
@@ -173,6 +199,7 @@ def _of_selector(hook: Hook, selector: Selector) -> Iterator[str]:
         if each.operator.negative and (unreadable := _may_be_unreadable(each, hook)):
             names = either(describe_arg(hook.args[place], hook.kind) for place in each.positions)
             yield f"{each.operator.value} holds too when {names} {unreadable}"
+    yield from function_selector_traps(hook, selector)
     tracked = any(action.kind is ActionKind.TRACK_SOCK for action in selector.actions)
     if tracked and all(each.operator.negative for each in selector.args):
         yield (
@@ -201,6 +228,8 @@ def _hot_calls(hook: Hook, selector: Selector) -> list[str]:
     narrowed = any(True for _ in _narrowing(selector))
     if limited or narrowed or not posts(selector.actions):
         return []
+    if is_function(hook):
+        return hot_functions(hook)
     return sorted(call for call in hook.calls if call in HOT_CALLS)
 
 

@@ -11,7 +11,7 @@ from agent.policy.explain_words import count
 from agent.policy.model import Arg, ArgType, Hook, HookKind
 from agent.policy.resolve_types import STRUCTS
 
-_WHOSE = {Memory.KERNEL: "the kernel's", Memory.USER: "the process's"}
+_WHOSE = {Memory.KERNEL: "the kernel's", Memory.USER: "the process's", Memory.ANY: "the kernel's or the process's"}
 _CONNECTIONS = frozenset({ArgType.SOCK, ArgType.SOCKET, ArgType.SKB})
 _FROM_PROCESS = frozenset({HookKind.SYSCALL, HookKind.UPROBE, HookKind.USDT})
 _MEANINGS = {

@@ -130,6 +130,48 @@ class RawTracepoint:
     parameters: tuple[CMember, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Prototype:
+    """What BTF says of a function. result: its type, of shape VOID when there is none; types in `types`."""
+
+    types: Types
+    parameters: tuple[CMember, ...]
+    result: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFunction:
+    """A function of the running kernel that can be hooked: there is one of this name, and the kernel lets it be probed.
+
+    module: whose it is, "" for the kernel's own. prototype: None when BTF does not have it, or there is no BTF.
+    traceable: it begins with a place for ftrace, so fentry can be attached there.
+    """
+
+    name: str
+    module: str = ""
+    prototype: Prototype | None = None
+    traceable: bool = True
+
+
+class NoFunctionError(FactsError):
+    """The kernel has no function of this name, or only parts and copies of it that the compiler has made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What programs can be attached to on this node: each "" when it was tried and works, else the reason and what to
+    do about it. preemptible: a program of fentry or fmod_ret can be interrupted by another process in the same
+    function, whose call the kernel then lets pass by (recursion protection of __bpf_prog_enter_recur,
+    kernel/bpf/trampoline.c).
+    """
+
+    kprobe: str = ""
+    fentry: str = ""
+    fmod_ret: str = ""
+    lsm: str = ""
+    preemptible: bool = False
+
+
 class Facts(Protocol):
     """The kernel of this node. Methods raise FactsError when it cannot be asked."""
 
@@ -150,3 +192,24 @@ class Facts(Protocol):
 
     def types(self, module: str = "") -> Types:
         """Those of the kernel; with a module's name that module's as well."""
+
+    def function(self, name: str) -> KernelFunction:
+        """A function of the kernel or of a loaded module. Raises NoFunctionError, with the nearest name; FactsError for
+        one that cannot be hooked: there are several of that name, or the kernel does not let it be probed.
+        """
+
+    def functions_like(self, pattern: str) -> tuple[str, ...]:
+        """The names of functions that can be hooked and that a regular expression (`patterns`) matches anywhere, in
+        order.
+        """
+
+    def lsm_hook(self, name: str) -> KernelFunction:
+        """The function behind a hook of the security module `bpf` (`file_open`: bpf_lsm_file_open). Raises
+        NoFunctionError.
+        """
+
+    def abilities(self) -> Abilities:
+        """What this kernel lets be attached. Tried once."""
+
+    def override_refusal(self, function: str) -> str:
+        """Why bpf_override_return is not possible on a function; "" when it was tried and is."""

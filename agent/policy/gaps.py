@@ -11,6 +11,7 @@ from enum import Enum, unique
 
 from agent.policy.access import PointHook
 from agent.policy.errors import quote
+from agent.policy.function_points import hooked_function
 from agent.policy.model import Hook, HookKind, Policy, Source
 
 
@@ -25,14 +26,16 @@ class GapReason(Enum):
 
 
 _WORDS = {
-    GapReason.CALL_NOT_FOUND: "this kernel has no such system call",
+    GapReason.CALL_NOT_FOUND: "this kernel has no such system call or function",
     GapReason.DIGEST_REJECTED: "the file has none of binaryDigests",
 }
+
+_CALLS = frozenset({HookKind.SYSCALL, HookKind.KPROBE, HookKind.FENTRY})
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """section: of the hook, `kprobes[0]`. name: a system call, or the path of a file. source: of the hook."""
+    """section: of the hook, `kprobes[0]`. name: a system call, a function, or a file's path. source: of the hook."""
 
     section: str
     name: str
@@ -49,13 +52,13 @@ def find_gaps(policy: Policy, hooks: Iterable[PointHook]) -> tuple[Gap, ...]:
     """
     found: dict[str, set[str]] = {}
     for each in hooks:
-        found.setdefault(each.hook.section, set()).add(each.point.name)
+        found.setdefault(each.hook.section, set()).add(hooked_function(each))
     return tuple(gap for hook in policy.hooks for gap in _gaps(hook, found.get(hook.section, set())))
 
 
 def _gaps(hook: Hook, found: set[str]) -> Iterator[Gap]:
     if hook.target is not None and not found:
         yield Gap(hook.section, hook.target.path, GapReason.DIGEST_REJECTED, hook.source)
-    if hook.kind is HookKind.SYSCALL and not hook.generated:
+    if hook.kind in _CALLS and not hook.generated:
         missing = (name for name in hook.calls if name not in found)
         yield from (Gap(hook.section, name, GapReason.CALL_NOT_FOUND, hook.source) for name in missing)

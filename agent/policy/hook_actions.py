@@ -3,7 +3,6 @@
 
 from agent.policy.context import HookShape
 from agent.policy.model import ActionKind, HookKind
-from agent.policy.read_calls import SECURITY_PREFIX
 
 # What is wrong, and what to write.
 Refusal = tuple[str, str]
@@ -41,11 +40,6 @@ def refuse_action(kind: ActionKind, shape: HookShape, at_return: bool, has_enfor
 def _refuse_override(shape: HookShape) -> Refusal | None:
     if shape.kind in _OBSERVING:
         return f"Override is not supported for {shape.noun}: it cannot change what happens", "use Sigkill or Signal"
-    if shape.kind is HookKind.KPROBE and not (
-        shape.calls and all(call.startswith(SECURITY_PREFIX) for call in shape.calls)
-    ):
-        what = f"Override acts on system calls and functions that begin with {SECURITY_PREFIX}"
-        return what, "hook one of these"
     return None
 
 

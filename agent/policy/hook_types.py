@@ -40,9 +40,10 @@ _TRACEPOINT_ONLY = frozenset({ArgType.AUTO, ArgType.SYSCALL64, ArgType.DATA_LOC}
 _ALL = frozenset(ArgType)
 _OF_KERNEL = _ALL - _TRACEPOINT_ONLY
 _OF_PROCESS = _OF_KERNEL - _OBJECTS
+_OF_FUNCTION = _OF_KERNEL | {ArgType.AUTO}  # what it is, BTF says
 _NUMBERS = frozenset(arg_type for arg_type in _OF_PROCESS if arg_type.is_number)
 # A returned value has no length beside it, and a `nop` would report nothing.
-_RETURNED = _OF_KERNEL - {
+_RETURNED = _OF_FUNCTION - {
     ArgType.NOP,
     ArgType.CHAR_BUF,
     ArgType.CHAR_IOVEC,
@@ -85,12 +86,12 @@ class HookTypes:
         return "use a number type"
 
 
-_FUNCTION = HookTypes("a kprobe", _REGISTERS - 1, _OF_KERNEL, _OF_KERNEL, _RETURNED)
+_FUNCTION = HookTypes("a kprobe", _REGISTERS - 1, _OF_FUNCTION, _OF_FUNCTION, _RETURNED)
 _BY_KIND = {
     HookKind.SYSCALL: HookTypes("a system call", _REGISTERS - 1, _OF_PROCESS, _OF_KERNEL, _NUMBERS | {ArgType.FD}),
     HookKind.KPROBE: _FUNCTION,
-    HookKind.FENTRY: HookTypes("a fentry", _BPF_ARGUMENTS - 1, _OF_KERNEL, _OF_KERNEL, _RETURNED),
-    HookKind.LSM: HookTypes("an lsmhook", _BPF_ARGUMENTS - 1, _OF_KERNEL),
+    HookKind.FENTRY: HookTypes("a fentry", _BPF_ARGUMENTS - 1, _OF_FUNCTION, _OF_FUNCTION, _RETURNED),
+    HookKind.LSM: HookTypes("an lsmhook", _BPF_ARGUMENTS - 1, _OF_FUNCTION),
     HookKind.TRACEPOINT: HookTypes("a tracepoint", _FIELDS - 1, _ALL),
     HookKind.RAW_TRACEPOINT: HookTypes("a raw tracepoint", _BPF_ARGUMENTS - 1, _ALL - {ArgType.DATA_LOC}),
     HookKind.UPROBE: HookTypes(

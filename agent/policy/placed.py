@@ -10,6 +10,7 @@ from agent.policy.access import PointHook, Value
 from agent.policy.automaton import Substrings
 from agent.policy.lineage import LineageTable
 from agent.policy.model import (
+    ActionKind,
     ArgFilter,
     ArgType,
     NamespaceType,
@@ -64,6 +65,11 @@ class Rule:
     @property
     def returns(self) -> bool:
         return self.hook.hook.returns
+
+    @property
+    def overrides(self) -> bool:
+        """Whether any selector keeps the call from being made."""
+        return any(a.kind is ActionKind.OVERRIDE for selector in self.selectors for a in selector.actions)
 
     @property
     def reported(self) -> tuple[Value, ...]:

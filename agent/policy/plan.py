@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from agent.policy.access import HookPoint, Input, InputKind, Memory, PointKind, Value
+from agent.policy.access import OVERRIDING, TWO_SIDED, HookPoint, Input, InputKind, Memory, PointKind, Value
 from agent.policy.model import (
     ArgType,
     Policy,
@@ -33,7 +33,6 @@ MAX_INPUTS = 12  # PG_INPUTS
 SYSCALL_ARGS = 6
 MAX_WEIGHT = 6000  # of a chunk: some 20,000 instructions
 EXEC_CALLS = frozenset({"execve", "execveat"})
-_WITH_RETURN = frozenset({PointKind.SYSCALL, PointKind.UPROBE})
 
 
 class PlanError(Exception):
@@ -100,7 +99,7 @@ class PointPlan:
 
     @property
     def is_exec(self) -> bool:
-        return self.point.kind is PointKind.SYSCALL and self.point.name in EXEC_CALLS
+        return self.point.is_syscall and self.point.name in EXEC_CALLS
 
     @property
     def words(self) -> dict[int, int]:
@@ -124,14 +123,26 @@ class PointPlan:
     @property
     def shares_inputs(self) -> bool:
         """Whether all chunks have the same inputs: where a call has a return, they are kept until then."""
-        return self.point.kind in _WITH_RETURN
+        return self.point.kind in TWO_SIDED
 
     @property
     def may_defer(self) -> bool:
         """Whether an argument may be unreadable at the entry, so that the exit has to be watched too."""
-        return self.point.kind is PointKind.SYSCALL and any(
-            can_fault(value) for rule in self.rules for value in rule.compared
-        )
+        return self.point.is_syscall and any(can_fault(value) for rule in self.rules for value in rule.compared)
+
+    @property
+    def overriding_words(self) -> dict[int, int]:
+        """Of the policies that may keep a call from being made: word of the bindings' bits -> their bits in it."""
+        masks: dict[int, int] = defaultdict(int)
+        for rule in self.rules if self.point.kind in OVERRIDING else ():
+            if rule.overrides:
+                masks[rule.placed.bit // 64] |= 1 << (rule.placed.bit % 64)
+        return dict(sorted(masks.items()))
+
+    @property
+    def overrides(self) -> bool:
+        """Whether any rule may keep a call from being made."""
+        return bool(self.overriding_words)
 
     @property
     def has_return(self) -> bool:
@@ -149,7 +160,7 @@ class PointPlan:
 
 def can_fault(value: Value) -> bool:
     """Whether reading it needs the process's memory."""
-    from_user = value.memory is Memory.USER and not (value.type.is_number or value.type is ArgType.FD)
+    from_user = value.memory is not Memory.KERNEL and not (value.type.is_number or value.type is ArgType.FD)
     reads = (read for read in (value.read, value.length) if read)
     return from_user or any(read.memory is Memory.USER and not read.is_direct for read in reads)
 
@@ -230,7 +241,7 @@ def _fill(point: HookPoint, rules: tuple[Rule, ...], max_weight: int) -> list[_B
     for rule in rules:
         if not builders[-1].add(rule, max_weight):
             builders.append(_Builder(point))
-            if point.kind in _WITH_RETURN:
+            if point.kind in TWO_SIDED:
                 builders[-1].inputs = builders[-2].inputs
             if not builders[-1].add(rule, max_weight):
                 raise PlanError(str_point(point), f"a hook of policy {rule.placed.policy.key} {_too_many(rule)}")
@@ -279,7 +290,7 @@ class _Builder:
     weight: int = 0
 
     def __post_init__(self) -> None:
-        if self.point.kind is PointKind.SYSCALL:
+        if self.point.is_syscall:
             self.inputs = {Input(InputKind.ARGUMENT, number): None for number in range(SYSCALL_ARGS)}
 
     def add(self, rule: Rule, max_weight: int) -> bool:

@@ -6,20 +6,15 @@ from __future__ import annotations
 from agent.policy.access import PointHook
 from agent.policy.errors import Problems, quote
 from agent.policy.facts import Facts
-from agent.policy.model import Action, ActionKind, Hook, HookKind, Policy
+from agent.policy.model import Action, ActionKind, Hook, Policy
 from agent.policy.sockets import SOCKETS, TRACKING, actions_of, tracked_value
 
-_FUNCTIONS = frozenset({HookKind.KPROBE, HookKind.FENTRY, HookKind.LSM})
-_NO_ERROR = "a tracepoint cannot keep a call from happening, and this version attaches system calls to tracepoints"
-_KILL = "use Sigkill: the process runs no further instruction after the call"
+_NO_ERROR = "the enforcer's calls are watched through tracepoints, which cannot keep a call from happening"
+_NO_HASH = "imaHash is not supported by this version: the kernel gives it only to programs that may sleep"
 
 
 def check_actions(hook: Hook, problems: Problems) -> None:
     """Reports what a hook asks for and no node does."""
-    if hook.kind in _FUNCTIONS:
-        what = f"kernel function hooks are not attached by this version, {hook.kind.value} {quote(hook.call)}"
-        problems.report(hook.source, what, "hook a system call or a tracepoint")
-        return
     for selector in hook.selectors:
         for action in (*selector.actions, *selector.return_actions):
             _check(hook, action, problems)
@@ -27,10 +22,11 @@ def check_actions(hook: Hook, problems: Problems) -> None:
 
 def _check(hook: Hook, action: Action, problems: Problems) -> None:
     source = action.source or hook.source
-    if action.kind is ActionKind.OVERRIDE and hook.kind is HookKind.SYSCALL:
-        problems.report(source, f"Override is not possible here: {_NO_ERROR}", _KILL)
     if action.kind is ActionKind.NOTIFY_ENFORCER and action.error:
-        problems.report(source, f"NotifyEnforcer with argError is not possible here: {_NO_ERROR}", "use argSig alone")
+        advice = "use argSig alone, or Override of a hook on these calls"
+        problems.report(source, f"NotifyEnforcer with argError is not possible here: {_NO_ERROR}", advice)
+    if action.ima_hash:
+        problems.report(source, _NO_HASH, "leave it out")
 
 
 def check_sockets(hook: PointHook, problems: Problems) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from agent.policy.access import HookPoint, Input, InputKind, Memory, PointHook, PointKind, Read, Value
 from agent.policy.errors import Problems, quote
 from agent.policy.facts import Facts, FactsError
+from agent.policy.function_points import OverrideError, choose_syscall_point, override_of
 from agent.policy.leaf import Leaf, LeafKind
 from agent.policy.model import Arg, ArgType, Hook
 from agent.policy.resolve_call import Call, resolve_argument
@@ -14,8 +15,12 @@ from agent.policy.resolve_faults import ResolveError, resolve_each
 from agent.policy.resolve_types import resolve_value
 
 
-def resolve_syscalls(hook: Hook, number: int, facts: Facts, problems: Problems) -> tuple[PointHook, ...]:
-    """One for each call that this kernel has; with `ignore_missing` that may be none."""
+def resolve_syscalls(
+    hook: Hook, number: int, facts: Facts, problems: Problems, method: str = ""
+) -> tuple[PointHook, ...]:
+    """One for each call that this kernel has; with `ignore_missing` that may be none. method: the policy's option
+    `override-method`, "" without.
+    """
     calls = []
     for name in hook.calls:
         try:
@@ -29,16 +34,33 @@ def resolve_syscalls(hook: Hook, number: int, facts: Facts, problems: Problems) 
             what = f"this kernel has no system call {quote(name)}"
             problems.report(hook.source, what, "leave it out, or set `ignore.callNotFound: true`")
     data = resolve_each(hook.data, lambda entry: resolve_data(entry, facts), hook, problems) if calls else ()
-    return tuple(_resolve(hook, number + n, call, data, facts, problems) for n, call in enumerate(calls))
+    points = [_point(hook, call.name, facts, problems, method) for call in calls]
+    found = enumerate(zip(calls, points, strict=True))
+    return tuple(_resolve(hook, number + n, call, point, data, facts, problems) for n, (call, point) in found)
+
+
+def _point(hook: Hook, call: str, facts: Facts, problems: Problems, method: str) -> HookPoint:
+    """With a fault that is reported any: it is not used."""
+    try:
+        return choose_syscall_point(call, hook, facts, method)
+    except OverrideError as fault:
+        override = override_of(hook)
+        problems.report((override.source if override else None) or hook.source, fault.what, fault.advice)
+        return HookPoint(PointKind.SYSCALL, call)
 
 
 def _resolve(
-    hook: Hook, number: int, call: Call, data: tuple[tuple[Arg, Value | None], ...], facts: Facts, problems: Problems
+    hook: Hook,
+    number: int,
+    call: Call,
+    point: HookPoint,
+    data: tuple[tuple[Arg, Value | None], ...],
+    facts: Facts,
+    problems: Problems,
 ) -> PointHook:
     args = resolve_each(hook.args, lambda arg: resolve_argument(arg, call, hook, facts), hook, problems)
     wanted = (hook.return_arg,) if hook.returns and hook.return_arg is not None else ()
     returned = resolve_each(wanted, lambda arg: _resolve_return(arg, hook), hook, problems)
-    point = HookPoint(PointKind.SYSCALL, call.name)
     return PointHook(point, number, hook, args, data, returned[0] if returned else None)
 
 

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sockets whose owner is known: which policies track them, which hooks are asked of the owner.
 
-While a policy tracks sockets, a tracepoint's rules that look at a socket or a packet are asked of the process that
-tracked it, whatever runs at that moment. System calls and functions of programs are always the caller's.
+While a policy tracks sockets, rules of tracepoints and of the kernel's functions that look at a socket or a packet are
+asked of the process that tracked it, whatever runs at that moment. System calls and functions of programs are always
+the caller's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.policy.access import HookPoint, PointHook, PointKind, Value
-from agent.policy.model import Action, ActionKind, ArgType, Policy
+from agent.policy.access import FUNCTIONS, HookPoint, PointHook, PointKind, Value
+from agent.policy.model import Action, ActionKind, ArgType, Hook, Policy
 
 TRACKING = frozenset({ActionKind.TRACK_SOCK, ActionKind.UNTRACK_SOCK})
 SOCKETS = frozenset({ArgType.SOCK, ArgType.SOCKET})  # what can be tracked
 # Where a TCP socket is closed for good: every change of its state comes by.
 CLOSES = HookPoint(PointKind.RAW_TRACEPOINT, "inet_sock_set_state")
 _OWNED = SOCKETS | {ArgType.SKB}
-_OF_ANYBODY = frozenset({PointKind.TRACEPOINT, PointKind.RAW_TRACEPOINT})
+_OF_ANYBODY = frozenset({PointKind.TRACEPOINT, PointKind.RAW_TRACEPOINT}) | FUNCTIONS
 
 
 def actions_of(hook: PointHook) -> Iterator[Action]:
@@ -29,17 +30,18 @@ def actions_of(hook: PointHook) -> Iterator[Action]:
 
 def tracks(policy: Policy) -> bool:
     """Whether a policy has TrackSock."""
-    return any(
-        action.kind is ActionKind.TRACK_SOCK
-        for hook in policy.hooks
-        for selector in hook.selectors
-        for action in (*selector.actions, *selector.return_actions)
-    )
+    return any(map(_tracks, policy.hooks))
+
+
+def _tracks(hook: Hook) -> bool:
+    actions = (action for selector in hook.selectors for action in (*selector.actions, *selector.return_actions))
+    returned = hook.return_arg_action is ActionKind.TRACK_SOCK
+    return returned or any(action.kind is ActionKind.TRACK_SOCK for action in actions)
 
 
 def changes_owners(hook: PointHook) -> bool:
     """Whether a hook has TrackSock or UntrackSock."""
-    return any(action.kind in TRACKING for action in actions_of(hook))
+    return hook.hook.return_arg_action is not None or any(action.kind in TRACKING for action in actions_of(hook))
 
 
 def tracked_value(hook: PointHook, action: Action) -> Value | None:

@@ -65,6 +65,7 @@ ENFORCER = Struct(
             required=True,
             min_length=1,
             min_items=1,
+            note="Functions are refused when the policy is added.",
         ),
     ),
 )
@@ -82,7 +83,8 @@ OPTION = Struct(
             "`sleepable-preload-size`: a number.",
             required=True,
             enum=OPTION_NAMES,
-            note="Other names are refused, not ignored.",
+            note="Other names are refused, not ignored. Without `override-method` the node decides; with it the policy "
+            "is refused where that way is not possible.",
         ),
         Field("value", STRING, "The setting's value, a string."),
     ),

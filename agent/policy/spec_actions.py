@@ -22,13 +22,15 @@ ACTION_SELECTOR = Struct(
             "action",
             STRING,
             "`Post` makes an event, which every match does anyway unless `NoPost` is there; it is written for its "
-            "parameters. `Sigkill` and `Signal` send a signal to the calling process. `Override` lets the call return "
-            "at once. `NotifyEnforcer` and `CleanupEnforcerNotification` tell the `enforcers` and take it back. "
-            "`TrackSock` makes the process the owner of a socket: tracepoints that look at that socket are asked of it "
-            "from then on, whatever runs; `UntrackSock` forgets it. `GetUrl` and `DnsLookup` make the agent ask a "
-            "server. `Set` writes a USDT probe's argument.",
+            "parameters. `Sigkill` and `Signal` send a signal to the calling process. `Override` has the call return "
+            "an error without being carried out. `NotifyEnforcer` and `CleanupEnforcerNotification` tell the "
+            "`enforcers` and take it back. `TrackSock` makes the process the owner of a socket: tracepoints and "
+            "functions of the kernel that look at that socket are asked of it from then on, whatever runs; "
+            "`UntrackSock` forgets it. `GetUrl` and `DnsLookup` make the agent ask a server. `Set` writes a USDT "
+            "probe's argument.",
             required=True,
             enum=words(ActionKind),
+            note="A node that cannot do `Override` at a hook refuses the policy.",
         ),
         Field(
             "argError",
@@ -112,6 +114,7 @@ ACTION_SELECTOR = Struct(
             BOOLEAN,
             "`Post` of an LSM hook: the event has the file's IMA digest.",
             default=False,
+            note="Refused when the policy is added: the kernel gives it only to programs that may sleep.",
         ),
         Field("argFd", INTEGER, "Of an action that no longer exists.", refused="no action uses it any more"),
         Field("argName", INTEGER, "Of an action that no longer exists.", refused="no action uses it any more"),

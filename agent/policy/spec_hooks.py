@@ -16,8 +16,8 @@ _TYPE = Field(
     "How the argument is read.",
     default=ArgType.AUTO.value,
     enum=words(ArgType),
-    note="`auto` takes the type from a tracepoint's format, from BTF or, of a system call, from the kernel's own "
-    "description of it. `uint` is an addition: the low 32 bits, unsigned.",
+    note="`auto` takes the type from a tracepoint's format, or from what BTF says of a function or LSM hook. "
+    "`uint` is an addition: the low 32 bits, unsigned.",
 )
 _RESOLVE = Field(
     "resolve",
@@ -165,6 +165,8 @@ KPROBE = Struct(
             STRING,
             "What to do with a socket that the call returns.",
             enum=RETURN_ARG_ACTIONS,
+            note="`Post` has no effect. The others are refused when the policy is added: track the socket where it is "
+            "an argument.",
         ),
         _SELECTORS,
         _TAGS,

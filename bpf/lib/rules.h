@@ -178,6 +178,18 @@ PG_INLINE void pg_enforce(void)
 		pg_signal(number);
 }
 
+/* The first rule that holds says which error it is. A call that has been made gives what it gives. */
+PG_INLINE void pg_settle_override(struct pg_call *call, const struct pg_hit *hit, struct pg_stat *stat, __u32 offset)
+{
+	pg_tally(stat, PG_STAT_OVERRIDE + offset);
+	if (offset)
+		return;
+	if (call->ended)
+		pg_tally(stat, PG_STAT_FAILED);
+	else if (!call->override)
+		call->override = hit->override;
+}
+
 PG_INLINE void pg_settle_signals(struct pg_hit *hit, struct pg_stat *stat, __u32 offset)
 {
 	if (hit->signals & (1ULL << (PG_SIGKILL - 1)))
@@ -199,7 +211,7 @@ PG_INLINE void pg_settle_signals(struct pg_hit *hit, struct pg_stat *stat, __u32
 PG_INLINE __u64 pg_settle_hit(struct pg_call *call, struct pg_hit *hit)
 {
 	struct pg_stat *stat = pg_stat(pg_selector_key(hit));
-	int enforces = hit->signals || hit->flags & (PG_HIT_NOTIFY | PG_HIT_SET);
+	int enforces = hit->signals || hit->flags & (PG_HIT_NOTIFY | PG_HIT_SET | PG_HIT_OVERRIDE);
 	__u32 offset = 0;
 
 	if (enforces && pg_monitors(hit->bit)) {
@@ -208,6 +220,8 @@ PG_INLINE __u64 pg_settle_hit(struct pg_call *call, struct pg_hit *hit)
 	}
 	if (enforces)
 		pg_settle_signals(hit, stat, offset);
+	if (hit->flags & PG_HIT_OVERRIDE)
+		pg_settle_override(call, hit, stat, offset);
 	if (hit->flags & PG_HIT_CLEANUP) {
 		__u64 key = bpf_get_current_pid_tgid();
 

@@ -194,6 +194,7 @@ PG_INLINE struct pg_call *pg_resume(__u32 attachment, __u32 generation, __u64 fr
 	if (!call)
 		return NULL;
 	call->first = PG_ALL_CHUNKS;
+	call->ended = 1;
 	if (awaited) {
 		__builtin_memcpy(call->in, awaited->in, sizeof(call->in));
 		call->again = awaited->generation != generation;

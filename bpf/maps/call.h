@@ -34,6 +34,7 @@
 #define PG_HIT_SET 256	      /* Set, done or only counted */
 #define PG_HIT_SET_FAILED 512 /* the process's memory could not be written */
 #define PG_HIT_AWAITS 1024    /* its event comes at the return */
+#define PG_HIT_OVERRIDE 2048  /* the call gives an error instead of being made */
 
 #define PG_WAITING_LIMITED 0x8000 /* no event: one came too soon before */
 
@@ -47,7 +48,7 @@ struct pg_hit {
 	__u64 values;  /* bit n: value n of this program is reported */
 	__u64 signals; /* bit n: signal n + 1 is sent */
 	__u32 notify_signal;
-	__u32 reserved;
+	__s32 override; /* a negative errno */
 };
 _Static_assert(sizeof(struct pg_hit) == 40, "hit");
 
@@ -72,12 +73,14 @@ struct pg_call {
 	__u32 again;	/* at the exit: rules changed since the entry, those that wait are found anew */
 	__u32 kept;	/* at the exit: the record has the entry's part already */
 	__u32 slot;	/* of the program that goes on: from memory, so that no jump to it is built into this one */
+	__s32 override; /* what the call gives instead of being made: a negative errno, of all its programs */
+	__u32 ended;	/* at the exit: the call has been made */
 	__u16 waiting[PG_MAX_HITS]; /* of the rules that wait: the selector that matched at the entry,
 				       PG_WAITING_LIMITED */
 	__u64 hash[PG_MAX_HITS];    /* of the rules that wait: of what they report, where a rate is asked for */
 	struct pg_hit hit[PG_MAX_HITS];
 };
-_Static_assert(sizeof(struct pg_call) == 360 + 8 * PG_INPUTS + 8 * PG_NUMBERS + 50 * PG_MAX_HITS, "calls value");
+_Static_assert(sizeof(struct pg_call) == 368 + 8 * PG_INPUTS + 8 * PG_NUMBERS + 50 * PG_MAX_HITS, "calls value");
 
 PG_INLINE struct pg_call *pg_call_of(__u32 context)
 {
@@ -122,6 +125,8 @@ PG_INLINE struct pg_call *pg_begin(void)
 			call->first = 0;
 			call->again = 0;
 			call->kept = 0;
+			call->override = 0;
+			call->ended = 0;
 			return call;
 		}
 	}

@@ -64,6 +64,15 @@ PG_INLINE int pg_monitors(__u32 bit)
 	return modes && (pg_once(modes->monitored[(bit / 64) & (PG_POLICY_WORDS - 1)]) >> (bit & 63)) & 1;
 }
 
+/* A word of the policies in monitor mode. */
+PG_INLINE __u64 pg_monitored(__u32 word)
+{
+	__u32 zero = 0;
+	struct pg_modes *modes = pg_lookup(modes, &zero);
+
+	return modes ? pg_once(modes->monitored[word & (PG_POLICY_WORDS - 1)]) : 0;
+}
+
 PG_INLINE struct pg_stat *pg_stat(__u64 selector)
 {
 	return pg_lookup(stats, &selector);

@@ -34,6 +34,7 @@ from agent.policy.model import (
 )
 from agent.policy.plan import PointPlan, make_plan
 from agent.policy.sockets import CLOSES
+from tests.support.function_plans import FUNCTION_CASES
 from tests.support.language import act, arg, condition, document
 from tests.support.names import project_dir
 from tests.support.planning import argument, hand_made, place_resolved, plan, plan_of, plans_of
@@ -274,6 +275,7 @@ CASES = {
     "large": large(),
     "sockets": sockets(),
     "closes": make_plan(CLOSES, (), forgets=True),
+    **FUNCTION_CASES,
 }  # fmt: skip
 
 
@@ -301,8 +303,10 @@ def test_module_includes_the_library_once_and_has_the_programs_that_it_says() ->
     made = [(CASES[name], replace(placement(CASES[name]), attachment=n)) for n, name in enumerate(CASES)]
     text = compile_module(made)
     said = [program.name for each in made for program in programs(*each)]
-    assert re.findall(r'#include "([a-z/_]+\.h)"', text) == [f"lib/{name}.h" for name in ("syscall", "data", "socks")]
-    assert sorted(re.findall(r"^int (\w+)\(", text, re.MULTILINE)) == sorted(said)
+    assert re.findall(r'#include "([a-z/_]+\.h)"', text) == [
+        f"lib/{name}.h" for name in ("syscall", "function", "data", "socks")
+    ]
+    assert sorted(re.findall(r"^(?:int|long) (\w+)\(", text, re.MULTILINE)) == sorted(said)
 
 
 def test_programs_have_their_side_and_chunk() -> None:
@@ -317,7 +321,10 @@ def test_programs_have_their_side_and_chunk() -> None:
 
 def test_returns_are_watched_where_something_asks() -> None:
     watched = {name for name, made in CASES.items() if made.has_return}
-    assert watched == {"texts", "exec", "chunks", "return", "copied", "uprobe", "limited", "enforced", "large", "sets"}
+    assert watched == {
+        *("texts", "exec", "chunks", "return", "copied", "uprobe", "limited", "enforced", "large", "sets"),
+        *("kprobe", "fentry", "fentry_socket", "fmod_ret_return", "syscall_fentry", "syscall_override"),
+    }
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -161,11 +161,19 @@ def test_a_policy_that_kills_everywhere_is_told() -> None:
 
 
 def test_what_no_node_does_is_refused_without_one() -> None:
-    spec = "kprobes: [{call: sys_openat, selectors: [{matchActions: [{action: Override, argError: -1}]}]}]"
+    notify = "selectors: [{matchActions: [{action: NotifyEnforcer, argError: -1}]}]"
+    spec = f"enforcers: [{{calls: [sys_openat]}}], kprobes: [{{call: sys_openat, {notify}}}]"
     offline, here = explain(spec), explain(spec, here=True)
     assert (offline.asked, here.asked) == (False, True)
     assert [error.what for error in offline.refusals] == [error.what for error in here.refusals]
-    assert "Override is not possible here" in offline.refusals[0].what
+    assert "argError is not possible here" in offline.refusals[0].what
+
+
+def test_what_a_node_cannot_override_is_refused_there_alone() -> None:
+    spec = "kprobes: [{call: sys_openat, selectors: [{matchActions: [{action: Override, argError: -1}]}]}]"
+    assert explain(spec).refusals == ()
+    (refusal,) = explain(spec, here=True).refusals
+    assert "Override is not possible here" in refusal.what
 
 
 def test_what_a_node_lacks_is_refused_there_alone() -> None:

@@ -85,6 +85,12 @@ int pg_enter_7_0(struct pg_sys_enter *ctx)
 	struct pg_call *call;
 	__u32 workload = 0;
 
+	{
+		__u64 a0 = ctx->args[1];
+
+		if (!((((((__s64)((__s64)(__s32)a0) == 4LL))))))
+			return 0;
+	}
 	if (!pg_select(p, &workload, 0x1, 0))
 		return 0;
 	if (!((p[0] & 0x1ULL)))

@@ -69,6 +69,14 @@ int pg_enter_7_0(struct pg_sys_enter *ctx)
 	struct pg_call *call;
 	__u32 workload = 0;
 
+	{
+		__u64 a0 = ctx->args[0];
+		__u64 a1 = ctx->args[1];
+		__u64 a2 = ctx->args[2];
+
+		if (!(((!((((__s64)((__s64)(__s32)a0) == 1LL) || ((__s64)((__s64)(__s32)a0) == 2LL)))) && ((((__s64)((__s64)a1) > (-9223372036854775807LL - 1)))) && ((({ int found = 0; switch ((__u64)((__u64)(__u32)a2)) { case 0ULL: case 1ULL: case 2ULL: case 3ULL: case 4ULL: found = 1; } found; }))) && (!((((__s64)((__s64)(__s32)a0) >= -5LL && (__s64)((__s64)(__s32)a0) <= 5LL))))) || ((((__u64)((__u64)(__u32)a2) & 0x7ULL)) && ((((__s64)((__s64)a1) < 5LL))) && ((((__s64)((__s64)a1) >= -9LL && (__s64)((__s64)a1) <= 9LL) || ((__s64)((__s64)a1) >= 100LL && (__s64)((__s64)a1) <= 100LL)))) || ((((((__s64)((__u64)((__s64)((__s64)((__s64)(__s32)a0))) + (__u64)((__s64)((__s64)((__s64)a1)))) > (7LL)) && (!(((__s64)(__s32)((__s64)((__s64)((__s64)a1))) == (3LL)))))))) || ((!((({ int found = 0; switch ((__u64)((__u64)(__u32)a2)) { case 0ULL: case 1ULL: case 2ULL: case 3ULL: case 4ULL: found = 1; } found; })))))))
+			return 0;
+	}
 	if (!pg_select(p, &workload, 0x1, 0))
 		return 0;
 	if (!((p[0] & 0x1ULL)))

@@ -49,6 +49,7 @@ from agent.kernel.doors import Doors, Treatment
 from agent.kernel.errors import CgroupError
 from agent.kernel.headers import HeaderError, ensure_tree
 from agent.kernel.hookpoints import open_hookpoints
+from agent.kernel.kernel_btf import BtfSources, KernelBtf
 from agent.kernel.layout import NOTICE_RING, map_specs
 from agent.kernel.lineage import Lineage
 from agent.kernel.loader import Loader
@@ -99,6 +100,7 @@ log = logging.getLogger("podgate.agent")
 class Agent:
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._btf = KernelBtf(BtfSources(configured=config.btf))
         self._mounted_tracefs = False
         self._found_previous = False
         self._releases = Releases()
@@ -139,7 +141,7 @@ class Agent:
                 RuleState(self._maps),
                 self._lineage,
                 Placer(read_host_namespaces()),
-                partial(NodeFacts, self._tracefs),
+                partial(NodeFacts, self._tracefs, self._btf),
             )
         )
         if self._config.policy_dir is not None:
@@ -170,7 +172,7 @@ class Agent:
         self._bindings = Bindings(self._maps)
         self._bindings.set_quarantine(0)  # what quarantined containers' records name has to be there before they are
         try:
-            headers = ensure_tree(config.cache_dir)
+            headers = ensure_tree(config.cache_dir, self._btf)
         except HeaderError as error:
             raise StartError(str(error)) from error
         self._loader = Loader(headers, self._maps.descriptors(), config.loader)
@@ -178,7 +180,7 @@ class Agent:
         self._finder = CgroupFinder(root)
         self._base.check_identity(self._maps, self._finder)
         self._root = root
-        self._hookpoints = open_hookpoints(self._loader, self._maps, tracefs, self._pins.links)
+        self._hookpoints = open_hookpoints(self._loader, self._maps, tracefs, self._pins, self._btf)
         self._lineage = Lineage(self._loader, self._maps, text_condition)
 
     def _start_events(self) -> None:

@@ -15,11 +15,14 @@ HOOK_BINARY = Path("/usr/libexec/podgate/podgate-hook")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The options of podgate-agent, sizes in bytes. cri_socket: a path, auto or none."""
+    """The options of podgate-agent, sizes in bytes. btf: of a kernel that has none itself. cri_socket: a path, auto or
+    none.
+    """
 
     run_dir: Path = Path("/run/podgate")
     pin_dir: Path = DEFAULT_DIRECTORY
     cache_dir: Path = Path("/var/cache/podgate/headers")
+    btf: Path | None = None
     policy_dir: Path | None = None
     ring_bytes: int = 2 << 20
     max_bindings: int = 65535

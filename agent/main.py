@@ -35,6 +35,7 @@ class Options(TypedDict):
     run_dir: Path
     pin_dir: Path
     cache_dir: Path
+    btf: Path | None
     policy_dir: Path | None
     ring_kib: int
     max_bindings: int
@@ -67,6 +68,12 @@ def check_ring(_context: click.Context, _parameter: click.Parameter, kib: int) -
 @click.option("--pin-dir", type=click.Path(path_type=Path), default=DEFAULT_DIRECTORY, help="Maps and links, on bpffs.")
 @click.option(
     "--cache-dir", type=click.Path(path_type=Path), default=Path("/var/cache/podgate/headers"), help="Header trees."
+)
+@click.option(
+    "--btf",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="PATH",
+    help="The kernel's BTF, raw or in a vmlinux, when the kernel has none itself.",
 )
 @click.option(
     "--policy-dir",
@@ -166,6 +173,7 @@ def make_config(options: Options) -> Config:
         run_dir=options["run_dir"],
         pin_dir=options["pin_dir"],
         cache_dir=options["cache_dir"],
+        btf=options["btf"],
         policy_dir=options["policy_dir"],
         ring_bytes=options["ring_kib"] << 10,
         max_bindings=options["max_bindings"],

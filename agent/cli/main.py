@@ -16,16 +16,19 @@ from typing import Any
 import click
 
 from agent.cli.client import ControlClient, NoAgentError, connect
-from agent.cli.hooks import hooks
+from agent.cli.lazy import LazyGroup
 from agent.cli.output import EXIT_REFUSED, NoAgent, Refused, as_fields, ask, json_option, print_json, print_table
-from agent.cli.policy import policy
 
 HOOK_HEADER = ("KIND", "NAME", "THROUGH", "PROGRAMS", "INSTRUCTIONS", "MISSED")
 STAGE_HEADER = ("BY", "STAGE", "COUNT", "P50 MS", "P99 MS", "MAX MS", "HEADROOM MS", "LAST SUCCESS", "OUTCOMES")
 EVENTS = (b'{"type":"policy"', b'{"type":"unannounced"')
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    later={"hooks": "agent.cli.hooks:hooks", "policy": "agent.cli.policy:policy"},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path),
@@ -99,10 +102,6 @@ def status(run_dir: Path, output: str) -> None:
         if rows:
             click.echo()
             print_table(rows, header)
-
-
-main.add_command(hooks)
-main.add_command(policy)
 
 
 def _hook_row(hook: dict[str, Any]) -> tuple[object, ...]:

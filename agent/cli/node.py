@@ -78,7 +78,7 @@ def _resolve(policy: Policy, facts: HookFacts, errors: list[PolicyError]) -> tup
     for hook in policy.hooks:
         problems = Problems()
         try:
-            found = resolve_hook(hook, sum(map(len, places)), facts, problems)
+            found = resolve_hook(hook, sum(map(len, places)), facts, problems, policy.options)
             problems.check()
         except PolicyErrors as error:
             errors += error.errors

@@ -14,8 +14,8 @@ from pathlib import Path
 import click
 
 from agent.api import control_pb2
-from agent.cli.authoring import check, explain, show
 from agent.cli.client import ControlClient
+from agent.cli.lazy import LazyGroup
 from agent.cli.output import (
     EXIT_REFUSED,
     NoAgent,
@@ -29,7 +29,6 @@ from agent.cli.output import (
     shown,
     split_name,
 )
-from agent.cli.schema import schema
 from agent.policy.model import PolicyMode
 
 HEADER = (
@@ -48,13 +47,12 @@ namespace_option = click.option(
 )
 
 
-@click.group()
+AUTHORING = {name: f"agent.cli.authoring:{name}" for name in ("check", "explain", "show")}
+
+
+@click.group(cls=LazyGroup, later={**AUTHORING, "schema": "agent.cli.schema:schema"})
 def policy() -> None:
     """Write, check, add, switch, delete and list policies."""
-
-
-for command in (check, explain, show, schema):
-    policy.add_command(command)
 
 
 @policy.command()

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agent.events.actions import action_names
-from agent.policy.access import PointHook, PointKind, Value
+from agent.policy.access import PointHook, PointKind, Value, syscall_function
+from agent.policy.function_points import hooked_function
 from agent.policy.model import Action, ActionKind, Arg, ArgType, Hook, Selector
-from agent.policy.syscalls import kernel_name
 from agent.workload.registry import Record
 
 MAX_RULES_MESSAGE = 64  # a list of calls makes hundreds of rules, and a socket takes only so much at once
@@ -69,10 +69,10 @@ def split_policy(message: Message) -> Iterator[Message]:
 
 
 def _function(rule: PointHook) -> str:
-    """The kernel's function of a system call, else what the policy calls the place."""
+    """The kernel's function of a system call or of a hook, else what the policy calls the place."""
     match rule.point.kind:
-        case PointKind.SYSCALL:
-            return f"__x64_sys_{kernel_name(rule.point.name)}"
+        case PointKind.SYSCALL | PointKind.SYSCALL_FENTRY | PointKind.SYSCALL_OVERRIDE:
+            return syscall_function(rule.point.name)
         case PointKind.TRACEPOINT:
             return rule.point.name
         case PointKind.RAW_TRACEPOINT:
@@ -82,6 +82,8 @@ def _function(rule: PointHook) -> str:
             return rule.hook.calls[0]
         case PointKind.UPROBE:
             return rule.symbol
+        case _:
+            return hooked_function(rule)
 
 
 def _arg(arg: Arg, value: Value | None, ids: Mapping[Value, int]) -> list[Any]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words for numbers that arguments have. Pure.
 
-Source: the enum bpf_cmd of include/uapi/linux/bpf.h, up to Linux 6.18, which is the kernel's stable interface.
+Source: the enum bpf_cmd of include/uapi/linux/bpf.h, up to Linux 7.3, which is the kernel's stable interface.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _BPF_COMMANDS: tuple[str, ...] = _words(
     MAP_LOOKUP_AND_DELETE_ELEM MAP_FREEZE BTF_GET_NEXT_ID MAP_LOOKUP_BATCH MAP_LOOKUP_AND_DELETE_BATCH
     MAP_UPDATE_BATCH MAP_DELETE_BATCH LINK_CREATE LINK_UPDATE LINK_GET_FD_BY_ID LINK_GET_NEXT_ID ENABLE_STATS
     ITER_CREATE LINK_DETACH PROG_BIND_MAP TOKEN_CREATE PROG_STREAM_READ_BY_FD
+    PROG_ASSOC_STRUCT_OPS
     """
 )
 _CALLS = {number: name for name, number in NUMBERS.items()}

@@ -8,7 +8,7 @@ import os
 from agent.kernel import bpf
 from agent.kernel.cgroup import CgroupFinder
 from agent.kernel.errors import KernelError
-from agent.kernel.loader import BPF_SOURCES, Loader, ProgramSource
+from agent.kernel.loader import BPF_SOURCES, Loader, ProgramForm, ProgramSource
 from agent.kernel.maps import Maps, read_selfcheck
 from agent.kernel.pins import Pins
 
@@ -54,7 +54,7 @@ class BasePrograms:
     @classmethod
     def attach(cls, loader: Loader, pins: Pins) -> BasePrograms:
         names = (*ATTACHED, SELF, QUARANTINE)
-        programs = loader.load(ProgramSource(_unit(), dict.fromkeys(names, bpf.ProgType.RAW_TRACEPOINT)))
+        programs = loader.load(ProgramSource(_unit(), dict.fromkeys(names, ProgramForm(bpf.ProgType.RAW_TRACEPOINT))))
         links = {}
         for name, tracepoint in ATTACHED.items():
             with programs[name] as program:

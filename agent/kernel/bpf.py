@@ -38,6 +38,10 @@ LOG_WORDS = 4  # BPF_LOG_STATS: without each instruction's trace
 INFO_SIZE = 256
 # struct bpf_prog_info: id, jited_prog_len, xlated_prog_len, recursion_misses
 PROGRAM_INFO = struct.Struct("<4xI8xII184xQ")
+# struct bpf_link_info of a perf event that is a kprobe: type, its kind of perf event, missed
+PERF_LINK_INFO = struct.Struct("<I12xI28xQ")
+LINK_PERF_EVENT = 7  # enum bpf_link_type
+PERF_EVENT_KPROBES = frozenset({3, 4})  # enum bpf_perf_event_type: at the entry, at the return
 INSTRUCTION_BYTES = 8
 
 
@@ -56,6 +60,8 @@ class Command(IntEnum):
     PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
     RAW_TRACEPOINT_OPEN = 17
+    BTF_GET_FD_BY_ID = 19
+    BTF_GET_NEXT_ID = 23
     MAP_UPDATE_BATCH = 26
     MAP_DELETE_BATCH = 27
     LINK_CREATE = 28
@@ -231,9 +237,12 @@ def open_pinned(path: os.PathLike[str]) -> Fd:
     return Fd(_bpf(Command.OBJ_GET, struct.pack("<QII", _address(name), 0, 0), f"bpf(OBJ_GET {os.fspath(path)})"))
 
 
-def load_program(kind: ProgType, instructions: bytes, name: str, attach_type: int = 0, btf_id: int = 0) -> Fd:
-    """Loads ready-made instructions; a refusal's hint is the verifier's last words. With code E2BIG it has none: the
-    verifier went through as many instructions as it has patience for, and would do so again.
+def load_program(
+    kind: ProgType, instructions: bytes, name: str, attach_type: int = 0, btf_id: int = 0, btf_fd: int = 0
+) -> Fd:
+    """Loads ready-made instructions. btf_id: of the function that it is for, in the kernel's BTF or in the one that
+    btf_fd is. A refusal's hint is the verifier's last words; with code E2BIG it has none: the verifier went through as
+    many instructions as it has patience for, and would do so again.
     """
     code, gpl = ctypes.create_string_buffer(instructions, len(instructions)), ctypes.create_string_buffer(b"GPL")
     log = ctypes.create_string_buffer(VERIFIER_LOG)
@@ -243,7 +252,8 @@ def load_program(kind: ProgType, instructions: bytes, name: str, attach_type: in
         head = struct.pack(
             "<IIQQIIQII", kind, len(instructions) // 8, _address(code), _address(gpl), level, size, where, 0, 0
         )
-        return head + object_name(name) + struct.pack("<IIIIQIIQII", 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id)
+        tail = struct.pack("<IIIIQIIQIII", 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id, btf_fd)
+        return head + object_name(name) + tail
 
     try:
         return Fd(_bpf(Command.PROG_LOAD, attributes(0), f"bpf(PROG_LOAD {name})"))
@@ -265,7 +275,7 @@ def run_raw_tracepoint(fd: int) -> int:
 
 
 def open_raw_tracepoint(name: str, program: int) -> Fd:
-    """Attaches; the descriptor is a link, which can be pinned."""
+    """Attaches; the descriptor is a link, which can be pinned. name: "" of a program that was loaded for a function."""
     text = ctypes.create_string_buffer(name.encode()) if name else None
     address = _address(text) if text else 0
     return Fd(_bpf(Command.RAW_TRACEPOINT_OPEN, struct.pack("<QII", address, program, 0), f"raw tracepoint {name}"))
@@ -290,10 +300,12 @@ def open_uprobe_event(pmu: int, config: int, path: str, offset: int) -> Fd:
     return _open_perf_event(attr)
 
 
-def open_kprobe_event(pmu: int, function: str) -> Fd:
-    """A perf event at a kernel function's entry. pmu: the number in /sys/bus/event_source/devices/kprobe/type."""
+def open_kprobe_event(pmu: int, function: str, config: int = 0) -> Fd:
+    """A perf event at a kernel function's entry. pmu: the number in /sys/bus/event_source/devices/kprobe/type. config:
+    as that device's `format` says, for its return.
+    """
     name = ctypes.create_string_buffer(function.encode())
-    attr = struct.pack("<IIQQQQQIIQQ", pmu, PERF_ATTR_SIZE, 0, 0, 0, 0, 0, 0, 0, _address(name), 0)
+    attr = struct.pack("<IIQQQQQIIQQ", pmu, PERF_ATTR_SIZE, config, 0, 0, 0, 0, 0, 0, _address(name), 0)
     return _open_perf_event(attr)
 
 
@@ -328,7 +340,7 @@ class ProgramInfo:
 
 def program_info(fd: int) -> ProgramInfo:
     info = ctypes.create_string_buffer(INFO_SIZE)
-    _bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, INFO_SIZE, _address(info)))
+    fill_info(fd, info)
     identifier, machine_code, size, misses = PROGRAM_INFO.unpack_from(info.raw)
     return ProgramInfo(identifier, machine_code, size // INSTRUCTION_BYTES, misses)
 
@@ -342,11 +354,44 @@ def program_memory(fd: int) -> int:
     raise KernelError(f"no memlock in the fdinfo of program {program_info(fd).id}", 0)
 
 
+def probe_misses(link: int) -> int:
+    """How often the kernel passed the probe of a link by, so that its program was not even asked for: another probe was
+    being handled on that processor, or as many calls were on their way to the return as it keeps. Counted since
+    Linux 6.7; 0 of other links.
+    """
+    info = ctypes.create_string_buffer(INFO_SIZE)
+    fill_info(link, info)
+    kind, event, missed = PERF_LINK_INFO.unpack_from(info.raw)
+    return int(missed) if kind == LINK_PERF_EVENT and event in PERF_EVENT_KPROBES else 0
+
+
 def program_by_id(identifier: int) -> Fd | None:
     """None when there is no such program any more."""
+    return object_by_id(Command.PROG_GET_FD_BY_ID, identifier)
+
+
+def object_by_id(command: Command, identifier: int) -> Fd | None:
+    """None when it is there no more."""
     try:
-        return Fd(_bpf(Command.PROG_GET_FD_BY_ID, struct.pack("<III", identifier, 0, 0), f"bpf program {identifier}"))
+        return Fd(_bpf(command, struct.pack("<III", identifier, 0, 0), f"bpf({command.name} {identifier})"))
     except KernelError as error:
         if error.code == errno.ENOENT:
             return None
         raise
+
+
+def following_id(command: Command, identifier: int) -> int:
+    """The next one that there is; 0 after the last."""
+    attr = ctypes.create_string_buffer(struct.pack("<II", identifier, 0), ATTR_SIZE)
+    try:
+        _call(SYS_BPF, f"bpf({command.name})", ctypes.c_int(command), attr, ctypes.c_uint(ATTR_SIZE))
+    except KernelError as error:
+        if error.code == errno.ENOENT:
+            return 0
+        raise
+    return int(struct.unpack_from("<I", attr.raw, 4)[0])
+
+
+def fill_info(fd: int, info: ctypes.Array[ctypes.c_char]) -> None:
+    """What the kernel tells of an object, in the structure of its type."""
+    _bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))

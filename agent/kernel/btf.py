@@ -2,9 +2,11 @@
 """Reader of raw BTF, the type information that a kernel carries about itself.
 
 `Btf.parse` walks the records once and keeps only where each one starts and what kind it is (a running kernel has more
-than a hundred thousand); everything else is decoded when asked for, and cached where it is asked for often. The input
-is not trusted: whatever is wrong with it, when parsing or later, is a `BtfError`, and every recursion has a bound.
-Sizes and alignments are those of a 64-bit little-endian machine.
+than a hundred thousand); everything else is decoded when asked for, and cached where it is asked for often. Where the
+records start can be kept (`records`) for when the same bytes are read again. A module's types are numbered on from the
+kernel's: `Btf.parse_split` puts them behind those. The input is not trusted: whatever is wrong with it, when parsing or
+later, is a `BtfError`, and every recursion has a bound. Sizes and alignments are those of a 64-bit little-endian
+machine.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from agent.kernel.btf_format import (
     parse_header,
     scan_types,
 )
+from agent.kernel.btf_names import Names, Records, Section, Strings
 
 __all__ = [
     "ALIASES",
@@ -62,25 +65,52 @@ _PARAMETER: Final = struct.Struct("<II")
 class Btf:
     """One BTF blob. Type ids are what the blob numbers them; methods raise BtfError for an id it does not have."""
 
-    def __init__(self, data: bytes, type_offsets: array[int], kinds: bytes, strings: tuple[int, int]) -> None:
-        """Use `Btf.parse`. `strings` is the start and end of the string section in `data`."""
+    def __init__(self, data: bytes, records: Records, strings: tuple[Section, ...]) -> None:
+        """Use `Btf.parse` or `Btf.parse_split`."""
         self._data = data
-        self._offsets = type_offsets
-        self._kinds = kinds
-        self._strings_start, self._strings_end = strings
-        self._by_name: dict[Kind, dict[bytes, int]] = {}
+        self._records = records
+        self._strings = Strings(data, strings)
+        self._offsets = records.offsets
+        self._kinds = records.kinds
+        self._names = Names(data, records, self._strings)
         self._members: dict[int, tuple[Member, ...]] = {}
         self._aligns: dict[int, int] = {}
         self._packed: dict[int, bool] = {}
 
     @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Read the raw bytes of /sys/kernel/btf/vmlinux. Raises BtfError, naming what is wrong."""
+    def parse(cls, data: bytes, records: Records | None = None) -> Self:
+        """Read the raw bytes of /sys/kernel/btf/vmlinux. records: those of an earlier `Btf` of the same bytes. Raises
+        BtfError, naming what is wrong.
+        """
         types, strings = parse_header(data)
+        if not strings[0] < strings[1]:
+            raise BtfError("the header describes no strings")
         if data[strings[0]] or data[strings[1] - 1]:
             raise BtfError("the string section does not begin and end with a NUL")
-        offsets, kinds = scan_types(data, *types)
-        return cls(data, offsets, kinds, strings)
+        if records is None:
+            records = Records((types,), *scan_types(data, *types))
+        return cls(data, records, (Section(0, *strings),))
+
+    @classmethod
+    def parse_split(cls, base: Self, data: bytes) -> Self:
+        """Read the raw bytes of a module's BTF: its types and names are numbered on from the last of base's, the
+        kernel's, which stays as it is. Raises BtfError.
+        """
+        types, strings = parse_header(data)
+        if strings[0] < strings[1] and data[strings[1] - 1]:
+            raise BtfError("the string section does not end with a NUL")
+        offsets, kinds = scan_types(data, *types, len(base))
+        shift = len(base._data)
+        section = Section(base._strings.end, shift + strings[0], shift + strings[1])
+        spans = (*base._records.spans, (shift + types[0], shift + types[1]))
+        offsets = base._offsets + array("I", (shift + offset for offset in offsets[1:]))
+        records = Records(spans, offsets, base._kinds + kinds[1:])
+        return cls(base._data + data, records, (*base._strings.sections, section))
+
+    @property
+    def records(self) -> Records:
+        """Where its records are; half a megabyte of a kernel."""
+        return self._records
 
     def __len__(self) -> int:
         """Types, void included: valid ids are those below."""
@@ -97,16 +127,11 @@ class Btf:
 
     def find(self, kind: Kind, name: str) -> int | None:
         """The first type of this kind and name."""
-        if kind not in self._by_name:
-            self._by_name[kind] = self._index(kind)
-        return self._by_name[kind].get(name.encode())
+        return self._names.find(kind, name.encode()) if name else None
 
     def ids(self, kind: Kind) -> Iterator[int]:
         """The ids of all types of this kind, in order."""
-        type_id = self._kinds.find(kind, 1)
-        while type_id >= 0:
-            yield type_id
-            type_id = self._kinds.find(kind, type_id + 1)
+        return self._names.ids(kind)
 
     def target(self, type_id: int) -> int:
         """What a pointer, typedef, qualifier, tag, function or variable refers to."""
@@ -158,6 +183,13 @@ class Btf:
         start = self._body(type_id)
         pairs = (_PARAMETER.unpack_from(self._data, start + 8 * n) for n in range(self._count(type_id)))
         return tuple(Parameter(self._text(name, type_id), target) for name, target in pairs)
+
+    def result(self, type_id: int) -> int:
+        """What a prototype returns; 0, void, when nothing."""
+        self._expect(type_id, frozenset({Kind.FUNC_PROTO}))
+        found = self._record(type_id)[2]
+        self.kind(found)
+        return found
 
     def names(self, kind: Kind) -> Iterator[str]:
         """The names of all types of this kind, in order; a name may be there twice."""
@@ -263,29 +295,11 @@ class Btf:
             value -= 1 << 64
         return Enumerator(self._text(name, type_id), value)
 
-    def _index(self, kind: Kind) -> dict[bytes, int]:
-        names: dict[bytes, int] = {}
-        data = self._data
-        for type_id in self.ids(kind):
-            (offset,) = WORD.unpack_from(data, self._offsets[type_id])
-            if not offset:
-                continue
-            start = self._string_start(offset, type_id)
-            names.setdefault(data[start : data.index(0, start)], type_id)
-        return names
-
     def _text(self, offset: int, type_id: int) -> str:
-        start = self._string_start(offset, type_id)
         try:
-            return self._data[start : self._data.index(0, start)].decode("ascii")
+            return self._strings.at(offset, type_id).decode("ascii")
         except UnicodeDecodeError as error:
             raise BtfError("a name is not ASCII text", type_id) from error
-
-    def _string_start(self, offset: int, type_id: int) -> int:
-        start = self._strings_start + offset
-        if start >= self._strings_end:
-            raise BtfError("a name lies outside the string section", type_id)
-        return start
 
     def _expect(self, type_id: int, kinds: frozenset[Kind]) -> None:
         kind = self.kind(type_id)

@@ -139,26 +139,13 @@ def parse_header(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
     strings = (header + string_at, header + string_at + string_bytes)
     if header < _HEADER.size or max(types[1], strings[1]) > len(data):
         raise BtfError("the header points outside the data")
-    if type_at % 4 or not string_bytes:
-        raise BtfError("the header describes misaligned types or no strings")
+    if type_at % 4:
+        raise BtfError("the header describes misaligned types")
     return types, strings
 
 
-def merge(base: bytes, split: bytes) -> bytes:
-    """A module's BTF and the kernel's as one blob, ids as in the module's. Raises BtfError.
-
-    A module's types are numbered on from the last of the kernel's and its names lie behind the kernel's, so both
-    follow one another.
-    """
-    sections = [(blob, *parse_header(blob)) for blob in (base, split)]
-    types = b"".join(blob[slice(*span)] for blob, span, _ in sections)
-    strings = b"".join(blob[slice(*span)] for blob, _, span in sections)
-    header = _HEADER.pack(_MAGIC, 1, 0, _HEADER.size, 0, len(types), len(types), len(strings))
-    return header + types + strings
-
-
-def scan_types(data: bytes, start: int, end: int) -> tuple[array[int], bytes]:
-    """Where each record begins and its kind, void first."""
+def scan_types(data: bytes, start: int, end: int, first: int = 1) -> tuple[array[int], bytes]:
+    """Where each record begins and its kind, void first. first: the id of the first record, for errors."""
     fixed = [RECORD.size + _FIXED_BYTES.get(k, 0) for k in Kind]
     each = [ELEMENT_BYTES.get(k, 0) for k in Kind]
     unpack, last = WORD.unpack_from, end - RECORD.size
@@ -168,10 +155,10 @@ def scan_types(data: bytes, start: int, end: int) -> tuple[array[int], bytes]:
         (info,) = unpack(data, position + 4)
         kind = info >> 24 & 0x1F
         if not Kind.VOID < kind <= Kind.ENUM64:
-            raise BtfError(f"unknown kind {kind}", len(kinds))
+            raise BtfError(f"unknown kind {kind}", len(kinds) - 1 + first)
         offsets.append(position)
         kinds.append(kind)
         position += fixed[kind] + each[kind] * (info & 0xFFFF)
     if position != end:
-        raise BtfError("the last type record is cut off", len(kinds))
+        raise BtfError("the last type record is cut off", len(kinds) - 1 + first)
     return offsets, bytes(kinds)

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Final
 
 from agent.kernel.btf import ALIASES, ENUMS, MAX_DEPTH, Btf, BtfError, Kind
-from agent.policy.facts import CMember, CType, FactsError, RawTracepoint, Shape
+from agent.policy.facts import CMember, CType, FactsError, Prototype, RawTracepoint, Shape
 
 # include/trace/bpf_probe.h: typedef void (*btf_trace_<name>)(void *__data, <the tracepoint's arguments>)
 RAW_PREFIX: Final = "btf_trace_"
@@ -80,6 +80,22 @@ class BtfTypes:
             pointer = self._btf.resolve(typedef)
             parameters = self._btf.parameters(self._btf.resolve(self._btf.target(pointer)))
         return RawTracepoint(self, tuple(CMember(each.name, each.type_id) for each in parameters[1:]))
+
+    def function_id(self, name: str) -> int | None:
+        """The id of a function, by which the kernel attaches programs to it."""
+        with _reading():
+            return self._btf.find(Kind.FUNC, name)
+
+    def function(self, name: str) -> Prototype | None:
+        """What a function takes and returns; None when BTF does not have it."""
+        found = self.function_id(name)
+        if found is None:
+            return None
+        with _reading():
+            prototype = self._btf.target(found)
+            parameters = self._btf.parameters(prototype)
+            result = self._btf.result(prototype)
+        return Prototype(self, tuple(CMember(each.name, each.type_id) for each in parameters), result)
 
     def raw_tracepoint_names(self) -> Iterable[str]:
         """All that BTF has."""

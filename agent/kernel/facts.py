@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this node's kernel is: its tracepoints, from tracefs, and its types, from BTF.
+"""What this node's kernel is: its tracepoints, from tracefs, its types, from BTF, and its functions.
 
 BTF is read when it is first asked for and given up by `release`: a running kernel has megabytes of it, and the agent
 has no use for it between two changes of policies. Hold one RunningKernel for a batch of policies, not for each.
@@ -12,15 +12,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Self
 
-from agent.kernel.btf import Btf, BtfError
-from agent.kernel.btf_format import MAX_BTF_BYTES, merge
+from agent.kernel.btf_objects import KERNEL
 from agent.kernel.btf_types import RAW_PREFIX, BtfTypes
 from agent.kernel.formats import MAX_FORMAT_BYTES, parse_fields
-from agent.policy.facts import FactsError, RawTracepoint, RecordField, Types
+from agent.kernel.functions import KernelFunctions
+from agent.kernel.kernel_btf import KernelBtf, NoBtfError
+from agent.policy.facts import Abilities, FactsError, KernelFunction, RawTracepoint, RecordField, Types
 from agent.policy.syscalls import kernel_name
 
-BTF_DIR: Final = Path("/sys/kernel/btf")
-KERNEL: Final = "vmlinux"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _ARGUMENTS: Final = "__syscall_nr"
 
@@ -28,13 +27,15 @@ _ARGUMENTS: Final = "__syscall_nr"
 class RunningKernel:
     """Implements `agent.policy.facts.Facts`. Not for several threads at a time."""
 
-    def __init__(self, tracefs: Path, btf_dir: Path = BTF_DIR) -> None:
-        """`tracefs`: where it is mounted."""
+    def __init__(self, tracefs: Path, btf: KernelBtf | None = None) -> None:
+        """`tracefs`: where it is mounted. btf: the agent's, which knows where its records are."""
+        self._tracefs = tracefs
         self._events = tracefs / "events"
-        self._btf_dir = btf_dir
+        self._source = btf or KernelBtf()
         self._btf: dict[str, BtfTypes] = {}
         self._formats: dict[str, tuple[RecordField, ...] | None] = {}
         self._names: frozenset[str] | None = None
+        self._functions: KernelFunctions | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -47,6 +48,7 @@ class RunningKernel:
         self._btf.clear()
         self._formats.clear()
         self._names = None
+        self._functions = None
 
     def syscall(self, name: str) -> tuple[RecordField, ...] | None:
         """See `Facts.syscall`."""
@@ -80,8 +82,7 @@ class RunningKernel:
     def raw_tracepoint(self, event: str) -> RawTracepoint | None:
         """See `Facts.raw_tracepoint`. What the kernel does not have may be one of a module's."""
         found = self._kernel_types().raw_tracepoint(event)
-        module = self._module_of(RAW_PREFIX + event) if found is None else None
-        return found if module is None else self._module_types(module).raw_tracepoint(event)
+        return self._module_raw_tracepoint(event) if found is None else found
 
     def raw_tracepoint_names(self) -> Iterable[str]:
         """See `Facts.raw_tracepoint_names`."""
@@ -89,6 +90,34 @@ class RunningKernel:
 
     def types(self, module: str = "") -> Types:
         """See `Facts.types`."""
+        return self._types(module)
+
+    def function(self, name: str) -> KernelFunction:
+        """See `Facts.function`."""
+        return self._kernel_functions().function(name)
+
+    def functions_like(self, pattern: str) -> tuple[str, ...]:
+        """See `Facts.functions_like`."""
+        return self._kernel_functions().functions_like(pattern)
+
+    def lsm_hook(self, name: str) -> KernelFunction:
+        """See `Facts.lsm_hook`."""
+        return self._kernel_functions().lsm_hook(name)
+
+    def abilities(self) -> Abilities:
+        """See `Facts.abilities`."""
+        return self._kernel_functions().abilities
+
+    def override_refusal(self, function: str) -> str:
+        """See `Facts.override_refusal`."""
+        return self._kernel_functions().override_refusal(function)
+
+    def _kernel_functions(self) -> KernelFunctions:
+        if self._functions is None:
+            self._functions = KernelFunctions(self._tracefs, self._types)
+        return self._functions
+
+    def _types(self, module: str) -> BtfTypes:
         return self._module_types(module) if module and module != KERNEL else self._kernel_types()
 
     def _read_format(self, name: str) -> tuple[RecordField, ...] | None:
@@ -108,46 +137,45 @@ class RunningKernel:
 
     def _kernel_types(self) -> BtfTypes:
         if KERNEL not in self._btf:
-            self._btf[KERNEL] = self._parse(self._read_btf(KERNEL), KERNEL)
+            try:
+                self._btf[KERNEL] = BtfTypes(self._source.kernel())
+            except NoBtfError as error:
+                raise _facts_error(error) from error
         return self._btf[KERNEL]
 
     def _module_types(self, module: str) -> BtfTypes:
         if not _NAME.fullmatch(module):
             raise FactsError(f"{module!r} is no module's name", "write it as lsmod does")
         if module not in self._btf:
-            split = self._read_btf(module)
+            self._kernel_types()
             try:
-                self._btf[module] = self._parse(merge(self._read_btf(KERNEL), split), module)
-            except BtfError as error:
-                raise self._unreadable(module, error) from error
+                self._btf[module] = BtfTypes(self._source.module(module))
+            except NoBtfError as error:
+                raise _facts_error(error) from error
         return self._btf[module]
 
-    def _module_of(self, name: str) -> str | None:
-        """The module whose BTF has this name."""
-        for path in sorted(self._btf_dir.iterdir()):
-            if path.name != KERNEL and b"\0" + name.encode() + b"\0" in self._read_btf(path.name):
-                return path.name
+    def _module_raw_tracepoint(self, event: str) -> RawTracepoint | None:
+        """The first module's that has it. One with damaged BTF is in nobody's way, unless the name is only there."""
+        word = f"{RAW_PREFIX}{event}".encode() + b"\0"
+        fault: FactsError | None = None
+        for module in self._modules_with(word):
+            try:
+                found = self._module_types(module).raw_tracepoint(event)
+            except FactsError as error:
+                fault = error
+                continue
+            if found is not None:
+                return found
+        if fault is not None:
+            raise fault
         return None
 
-    def _parse(self, data: bytes, name: str) -> BtfTypes:
+    def _modules_with(self, word: bytes) -> list[str]:
         try:
-            return BtfTypes(Btf.parse(data))
-        except BtfError as error:
-            raise self._unreadable(name, error) from error
+            return [each for each in self._source.modules() if word in self._source.read_module(each)]
+        except NoBtfError as error:
+            raise _facts_error(error) from error
 
-    def _read_btf(self, name: str) -> bytes:
-        path = self._btf_dir / name
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_BTF_BYTES + 1)
-        except FileNotFoundError as error:
-            advice = "load the module" if name != KERNEL else "use a kernel with CONFIG_DEBUG_INFO_BTF=y"
-            raise FactsError(f"there is no BTF of {name}", f"{advice}, or leave out what needs types") from error
-        except OSError as error:
-            raise FactsError(f"{path}: {error.strerror}", "the agent needs to read BTF") from error
-        if len(data) > MAX_BTF_BYTES:
-            raise FactsError(f"{path} has more than {MAX_BTF_BYTES:,} bytes", "report the kernel's version")
-        return data
 
-    def _unreadable(self, name: str, error: BtfError) -> FactsError:
-        return FactsError(f"{self._btf_dir / name} cannot be read: {error}", "report the kernel's version")
+def _facts_error(error: NoBtfError) -> FactsError:
+    return FactsError(str(NoBtfError(error.operation, error.code)), error.hint)

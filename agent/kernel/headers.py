@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel header tree that BPF programs are compiled against: made from the kernel's BTF, and kept on disk.
 
-Nodes rarely have their kernel's headers, and headers of another kernel compile and then read wrong offsets. So the
-tree is made from /sys/kernel/btf/vmlinux, which is this kernel's by construction. Without BTF the installed headers of
-exactly this release are used, and without those nothing is.
+Nodes rarely have their kernel's headers, headers of another kernel compile and then read wrong offsets, and no package
+of headers has what is private to the kernel, such as `struct mount`. So the tree is made from the kernel's BTF
+(kernel_btf.py), and without BTF there is none.
 
 A tree's directory is named by a hash of all that it is made from, so it is valid as long as it is intact. Building
 happens beside it and ends with a rename: whoever looks sees a whole tree or none, and of two builders the second finds
@@ -20,15 +20,13 @@ import time
 from pathlib import Path
 from typing import Final
 
-from agent.kernel.btf import Btf, BtfError
+from agent.kernel.btf import BtfError
 from agent.kernel.btf_c import declare
-from agent.kernel.btf_format import MAX_BTF_BYTES
 from agent.kernel.header_roots import KERNEL_ROOTS
 from agent.kernel.header_text import KernelFacts, tree_files
+from agent.kernel.kernel_btf import KernelBtf, NoBtfError
 
 DEFAULT_CACHE: Final = Path("/var/cache/podgate/headers")
-VMLINUX_BTF: Final = Path("/sys/kernel/btf/vmlinux")
-MODULES: Final = Path("/lib/modules")
 # To be raised with every change of what is generated but the roots, so that trees of older versions are not used.
 GENERATOR_VERSION: Final = 2
 # The running kernel's tree, and those to go back to: a node boots its previous kernel after a bad upgrade.
@@ -56,23 +54,23 @@ class HeaderError(Exception):
         return f"{self.problem}; {self.advice}"
 
 
-def ensure_tree(cache_dir: Path = DEFAULT_CACHE, btf_path: Path = VMLINUX_BTF, modules_dir: Path = MODULES) -> Path:
+def ensure_tree(cache_dir: Path = DEFAULT_CACHE, btf: KernelBtf | None = None) -> Path:
     """The directory for BCC_KERNEL_SOURCE, built if the cache does not hold it (about 0.3 s; else about 10 ms).
 
-    `modules_dir` is where the node's /lib/modules is seen. Raises HeaderError.
+    Raises HeaderError.
     """
     kernel = _running_kernel()
-    data = _read_btf(btf_path)
-    if data is None:
-        return _installed_headers(modules_dir / kernel.release / "build", btf_path)
+    source = btf or KernelBtf()
     try:
-        return _cached_tree(_open_cache(cache_dir), data, kernel)
+        return _cached_tree(_open_cache(cache_dir), source, kernel)
+    except NoBtfError as error:
+        raise HeaderError(cache_dir, str(NoBtfError(error.operation, error.code)), error.hint) from error
     except OSError as error:
         problem = f"the header cache {cache_dir} cannot be used: {error}"
         raise HeaderError(cache_dir, problem, "make it a writable directory of root's") from error
     except (BtfError, ValueError) as error:
-        problem = f"no headers can be made from {btf_path}: {error}"
-        raise HeaderError(btf_path, problem, "use a kernel that podgate supports, and report this one") from error
+        problem = f"no headers can be made from the kernel's BTF: {error}"
+        raise HeaderError(cache_dir, problem, "use a kernel that podgate supports, and report this one") from error
 
 
 def _running_kernel() -> KernelFacts:
@@ -80,33 +78,13 @@ def _running_kernel() -> KernelFacts:
     return KernelFacts(uname.release, uname.machine, os.sysconf("SC_PAGE_SIZE"))
 
 
-def _read_btf(path: Path) -> bytes | None:
-    """The kernel's BTF, None if it has none."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_BTF_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        problem = f"the kernel's BTF at {path} cannot be read: {error}"
-        raise HeaderError(path, problem, "run as root, with /sys mounted") from error
-
-
-def _installed_headers(build: Path, btf_path: Path) -> Path:
-    if build.is_dir():
-        return build
-    problem = f"there is no BTF at {btf_path} and there are no kernel headers at {build}"
-    advice = "boot a kernel built with CONFIG_DEBUG_INFO_BTF, or install the headers package of exactly this kernel"
-    raise HeaderError(build, problem, advice)
-
-
-def _cached_tree(cache: Path, data: bytes, kernel: KernelFacts) -> Path:
-    tree = cache / _tree_name(data, kernel)
+def _cached_tree(cache: Path, source: KernelBtf, kernel: KernelFacts) -> Path:
+    tree = cache / _tree_name(source.read(), kernel)
     if _is_intact(tree):
         # Pruning goes by age: a tree in use is young.
         os.utime(tree)
         return tree
-    files = tree_files(declare(Btf.parse(data), KERNEL_ROOTS), kernel)
+    files = tree_files(declare(source.kernel(), KERNEL_ROOTS), kernel)
     _install(cache, tree, files)
     _prune(cache, tree)
     return tree

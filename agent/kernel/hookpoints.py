@@ -9,7 +9,8 @@ each tail-calls the next one's slot. Rules change in this order, and only step 4
 2. new hook points are attached: their heads are empty, and calls go on;
 3. (all of the above for every hook point of the change; whatever fails undoes it)
 4. each head gets its new program, the return's first: what the new rules defer finds its return watched;
-5. after a grace period no program runs the old chain any more: its slots are emptied, and free.
+5. after a grace period no program runs the old chain any more: its slots are emptied, and free. An array that only
+   this side of the hook point has goes with the last of its slots.
 
 A call is checked by the old chain or by the new one, whole: a head changes at once, and a slot that a running program
 may still reach changes only after it has ended.
@@ -28,13 +29,17 @@ from pathlib import Path
 from typing import Generic
 
 from agent.kernel import bpf
-from agent.kernel.attach import PROGRAM_TYPES, SLOT_MAPS, Attacher, Attachment, Place, check_side, pin_name, through
+from agent.kernel.attach import SLOT_MAPS, Attacher, Attachment, Place, check_side, pin_name, through
 from agent.kernel.errors import KernelError
+from agent.kernel.kernel_btf import KernelBtf
 from agent.kernel.layout import MAX_PROGRAM_SLOTS
 from agent.kernel.loader import Loader
 from agent.kernel.maps import Maps
+from agent.kernel.pins import Pins
+from agent.kernel.point_arrays import PointArrays
 from agent.kernel.point_loader import Draft, Loaded, P, PointLoader, make_draft
 from agent.kernel.slots import Grace, SlotArray
+from agent.kernel.targets import Targets
 from agent.kernel.waiting import waiting_attachments
 from agent.logs import fields
 from agent.policy import codegen
@@ -57,7 +62,8 @@ class PointParts(Generic[P]):
 
     loader: PointLoader[P]
     attacher: Attacher
-    arrays: Mapping[bpf.ProgType, SlotArray]
+    arrays: PointArrays
+    targets: Targets
     grace: Grace
     waiting: Callable[[], Collection[int]]
     links: Path
@@ -83,9 +89,14 @@ class PointStatus:
 class _Half:
     """One side that is attached; further: the slots of its chain after the head."""
 
+    array: SlotArray
     head: int
     attachment: Attachment
     further: tuple[int, ...] = ()
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        return self.head, *self.further
 
 
 @dataclass(slots=True)
@@ -101,11 +112,13 @@ class _Point(Generic[P]):
 
 @dataclass(slots=True)
 class _Change(Generic[P]):
-    """What is being put in force at one hook point. fresh: the new heads. further: the slots of its new chains."""
+    """What is being put in force at one hook point. arrays: of the sides that it has slots of. fresh: the new heads.
+    further: the slots of its new chains.
+    """
 
     asked: P
     state: _Point[P]
-    array: SlotArray
+    arrays: dict[Side, SlotArray] = field(default_factory=dict)
     fresh: dict[Side, int] = field(default_factory=dict)
     further: dict[Side, tuple[int, ...]] = field(default_factory=dict)
     attached: dict[Side, Attachment] = field(default_factory=dict)
@@ -147,7 +160,8 @@ class HookPoints(Generic[P]):
         self.settle()
         asked = [plan for plan in plans.values() if plan is not None and not self._is_in_force(plan)]
         self._check_room([plan.point for plan in asked])
-        with ExitStack() as undo:
+        with ExitStack() as undo, self._parts.targets:
+            undo.callback(self._settle_if_possible)
             changes = {plan.point: self._begin(plan) for plan in asked}
             undo.callback(self._take_back, changes.values())
             loaded = self._load(changes)
@@ -189,14 +203,14 @@ class HookPoints(Generic[P]):
         return {point: self._memory(state) for point, state in list(self._points.items())}
 
     def _memory(self, state: _Point[P]) -> int:
-        array = self._parts.arrays[PROGRAM_TYPES[state.asked.point.kind]]
         halves = list(state.halves.values())
-        slots = (slot for half in halves for slot in (half.head, *half.further))
-        return sum(map(array.memory, slots)) + sum(half.attachment.memory() for half in halves)
+        programs = sum(half.array.memory(slot) for half in halves for slot in half.slots)
+        return programs + sum(half.attachment.memory() for half in halves)
 
     def close(self) -> None:
         """Detaches everything."""
         self._remove(list(self._points))
+        self._settle_if_possible()
         self._parts.grace.close()
 
     def _is_in_force(self, plan: P) -> bool:
@@ -213,7 +227,7 @@ class HookPoints(Generic[P]):
         if state is None:
             self._attachments += 1
             state = _Point(plan, self._attachments)
-        return _Change(plan, state, self._parts.arrays[PROGRAM_TYPES[plan.point.kind]])
+        return _Change(plan, state)
 
     def _load(self, changes: Mapping[HookPoint, _Change[P]]) -> dict[HookPoint, Loaded[P]]:
         drafts = [_draft(change) for change in changes.values()]
@@ -223,7 +237,8 @@ class HookPoints(Generic[P]):
         """Slots for its programs. A side that is watched gets its programs anew even when the plan does not need it:
         calls of the earlier rules may still come to it.
         """
-        change.array.give_back(slot for slots in change.further.values() for slot in slots)
+        for side, taken in change.further.items():
+            change.arrays[side].give_back(taken)
         change.further = {}
         sides = [Side.ENTER]
         if plan.has_return or Side.EXIT in change.state.halves:
@@ -231,9 +246,10 @@ class HookPoints(Generic[P]):
             sides.append(Side.EXIT)
         slots: dict[Side, tuple[int, ...]] = {}
         for side in sides:
+            array = change.arrays[side] = self._parts.arrays.of(plan.point, change.state.attachment, side)
             if side not in change.state.halves and side not in change.fresh:
-                (change.fresh[side],) = change.array.take(1)
-            change.further[side] = change.array.take(len(plan.chunks) - 1)
+                (change.fresh[side],) = array.take(1)
+            change.further[side] = array.take(len(plan.chunks) - 1)
             slots[side] = (change.head(side), *change.further[side])
         self._generations += 1
         return Placement(change.state.attachment, self._generations, slots[Side.ENTER], slots.get(Side.EXIT, ()))
@@ -244,29 +260,29 @@ class HookPoints(Generic[P]):
         for side in (Side.EXIT, Side.ENTER):
             if side in change.fresh and side in loaded.heads:
                 pin = self._parts.links / pin_name(point, side, change.state.attachment)
-                place = Place(change.array.fd, change.fresh[side], pin)
+                place = Place(change.arrays[side].fd, change.fresh[side], pin, change.state.attachment)
                 change.attached[side] = self._parts.attacher.attach(point, side, place)
 
     def _swap(self, change: _Change[P], loaded: Loaded[P], undo: ExitStack) -> None:
         for side in (Side.EXIT, Side.ENTER):
             if side in loaded.heads:
-                head = change.head(side)
-                undo.callback(_put_back, change.array, head, change.array.get(head))
-                change.array.put(head, loaded.heads[side])
+                array, head = change.arrays[side], change.head(side)
+                undo.callback(_put_back, array, head, array.get(head))
+                array.put(head, loaded.heads[side])
 
     def _commit(self, change: _Change[P], loaded: Loaded[P]) -> None:
         state = change.state
         for side, head in loaded.heads.items():
             head.close()  # the slot holds it
             if side in change.attached:
-                state.halves[side] = _Half(change.fresh[side], change.attached[side])
+                state.halves[side] = _Half(change.arrays[side], change.fresh[side], change.attached[side])
             half = state.halves[side]
-            self._retire(change.array, half.further)
+            self._retire(half.array, half.further)
             half.further = change.further[side]
         for side in change.further.keys() - loaded.heads.keys():  # the compiler had no programs for it
-            self._retire(change.array, change.further[side])
+            self._retire(change.arrays[side], change.further[side])
         for side in change.fresh.keys() - loaded.heads.keys():
-            self._retire(change.array, (change.fresh[side],))
+            self._retire(change.arrays[side], (change.fresh[side],))
         state.asked, state.halvings = change.asked, loaded.halvings
         state.settling = Side.EXIT in state.halves and not change.asked.has_return
         self._points[change.asked.point] = state
@@ -276,8 +292,10 @@ class HookPoints(Generic[P]):
         for change in changes:
             for attachment in change.attached.values():
                 attachment.detach()
-            slots = (*change.fresh.values(), *(slot for slots in change.further.values() for slot in slots))
-            self._retire(change.array, slots, tuple(change.attached.values()))
+            for side, array in change.arrays.items():
+                fresh = (change.fresh[side],) if side in change.fresh else ()
+                dispatchers = (change.attached[side],) if side in change.attached else ()
+                self._retire(array, (*fresh, *change.further.get(side, ())), dispatchers)
 
     def _remove(self, points: Iterable[HookPoint]) -> None:
         """Each of them, also after one that fails. The entry first: nothing is deferred to a return that nobody
@@ -291,13 +309,12 @@ class HookPoints(Generic[P]):
 
     def _drop_half(self, state: _Point[P], side: Side) -> None:
         half = state.halves[side]
-        array = self._parts.arrays[PROGRAM_TYPES[state.asked.point.kind]]
         try:
-            array.empty(half.head)
+            half.array.empty(half.head)
             self._missed_before += half.attachment.misses()
         finally:
             del state.halves[side]
-            self._retire(array, (half.head, *half.further), (half.attachment,))
+            self._retire(half.array, half.slots, (half.attachment,))
             half.attachment.detach()
 
     def _retire(self, array: SlotArray, slots: tuple[int, ...], dispatchers: tuple[Attachment, ...] = ()) -> None:
@@ -306,6 +323,10 @@ class HookPoints(Generic[P]):
 
     def _reclaim(self) -> None:
         """Empties and frees slots that nothing leads to; those of dispatchers that are not gone yet wait longer."""
+        self._free_retired()
+        self._parts.arrays.close_unused()
+
+    def _free_retired(self) -> None:
         ready = [retired for retired in self._retired if all(each.is_gone() for each in retired.dispatchers)]
         if not ready:
             return
@@ -317,21 +338,22 @@ class HookPoints(Generic[P]):
             retired.array.give_back(retired.slots)
 
     def _settle_if_possible(self) -> None:
-        """The change is made, whatever comes; what is left is tried again with the next one, which fails if it must."""
+        """The change is made or undone, whatever comes; what is left is tried again with the next one, which fails if
+        it must.
+        """
         try:
             self.settle()
         except (KernelError, OSError) as error:
             log.warning("slots of earlier rules are not free yet", extra=fields(error=str(error)))
 
     def _status(self, point: HookPoint, state: _Point[P]) -> PointStatus:
-        array = self._parts.arrays[PROGRAM_TYPES[point.kind]]
-        slots = [slot for half in state.halves.values() for slot in (half.head, *half.further)]
+        slots = [(half.array, slot) for half in state.halves.values() for slot in half.slots]
         return PointStatus(
             point,
             tuple(through(point, side) for side in Side if side in state.halves),
             tuple(state.halves[side].attachment.program for side in Side if side in state.halves),
             len(slots),
-            sum(array.instructions(slot) for slot in slots),
+            sum(array.instructions(slot) for array, slot in slots),
             _missed(state),
             state.settling,
         )
@@ -355,8 +377,14 @@ def _put_back(array: SlotArray, head: int, program: bpf.Fd | None) -> None:
         array.put(head, program)
 
 
-def open_hookpoints(loader: Loader, maps: Maps, tracefs: Path, links: Path) -> HookPoints[PointPlan]:
-    """links: the directory for pins."""
-    arrays = {kind: SlotArray(name, maps.fileno(name), MAX_PROGRAM_SLOTS) for kind, name in SLOT_MAPS.items()}
-    points: PointLoader[PointPlan] = PointLoader(loader, codegen, arrays)
-    return HookPoints(PointParts(points, Attacher(tracefs), arrays, Grace(), lambda: waiting_attachments(maps), links))
+def open_hookpoints(
+    loader: Loader, maps: Maps, tracefs: Path, pins: Pins, btf: KernelBtf | None = None
+) -> HookPoints[PointPlan]:
+    """tracefs: where it is mounted. btf: the agent's, which knows where its records are."""
+    shared = {kind: SlotArray(name, maps.fileno(name), MAX_PROGRAM_SLOTS) for kind, name in SLOT_MAPS.items()}
+    arrays, targets = PointArrays(shared, pins.maps), Targets(btf)
+    points: PointLoader[PointPlan] = PointLoader(loader, codegen, arrays, targets)
+    attacher = Attacher(tracefs, targets, maps.fileno("overrides"))
+    return HookPoints(
+        PointParts(points, attacher, arrays, targets, Grace(), lambda: waiting_attachments(maps), pins.links)
+    )

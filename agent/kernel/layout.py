@@ -65,7 +65,7 @@ MAX_ENTERING = 16384  # processes of exec helpers at once
 CONTEXTS = 4  # PG_CONTEXTS
 SLOTS = 16  # PG_SLOTS
 STRING_BYTES = 4368
-CALL_BYTES = 3976
+CALL_BYTES = 3984
 RECORD_BYTES = 80 + 16384 + 4352 + 8
 RETURN_BYTES = 8848
 RETURN_KEY = struct.Struct("<QQII")
@@ -113,8 +113,10 @@ LOST_MARKS = 65536  # PG_LOST_MARKS
 LINEAGE_EVENTS = 3  # enum pg_lineage_event: programs in a set
 LINEAGE_SLOTS = 1 + 2 * LINEAGE_EVENTS  # slot 0 is nobody's: a set of 0 says that there is none
 
-# In each PROG_ARRAY: two heads for each of hookpoints.MAX_HOOK_POINTS, and three times as many for the further programs
-# of their chains, the new beside the old. A slot is 8 bytes of memory.
+OVERRIDE = struct.Struct("<iI")  # what a call gives instead of being made, attachment: dispatcher.overrider
+
+# In each PROG_ARRAY that hook points share: two heads for each of hookpoints.MAX_HOOK_POINTS, and three times as many
+# for the further programs of their chains, the new beside the old. A slot is 8 bytes of memory.
 MAX_PROGRAM_SLOTS = 4096
 
 _WORD = (1 << 64) - 1
@@ -191,6 +193,7 @@ def map_specs(ring_bytes: int, bindings: int) -> tuple[MapSpec, ...]:
         MapSpec("slots", MapType.PROG_ARRAY, 4, 4, MAX_PROGRAM_SLOTS),
         MapSpec("slots_raw", MapType.PROG_ARRAY, 4, 4, MAX_PROGRAM_SLOTS),
         MapSpec("slots_probe", MapType.PROG_ARRAY, 4, 4, MAX_PROGRAM_SLOTS),
+        MapSpec("overrides", MapType.PERCPU_ARRAY, 4, OVERRIDE.size, 1),
     )
 
 

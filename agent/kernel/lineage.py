@@ -22,7 +22,7 @@ from pathlib import Path
 from agent.kernel import bpf
 from agent.kernel.errors import KernelError
 from agent.kernel.layout import LINEAGE, LINEAGE_EVENTS, LINEAGE_STATE, LOST_MARKS, NOTE, TGID
-from agent.kernel.loader import Loader, ProgramSource
+from agent.kernel.loader import Loader, ProgramForm, ProgramSource
 from agent.kernel.maps import ZERO, Maps
 from agent.kernel.process_scan import (
     PROCFS,
@@ -178,7 +178,10 @@ class Lineage:
         """The programs of a table in place of those in force, and the scan."""
         host = _host_namespaces(self._procfs)
         programs = self._loader.load(
-            ProgramSource(compile_lineage(table, self._condition), dict.fromkeys(PROGRAMS, bpf.ProgType.RAW_TRACEPOINT))
+            ProgramSource(
+                compile_lineage(table, self._condition),
+                dict.fromkeys(PROGRAMS, ProgramForm(bpf.ProgType.RAW_TRACEPOINT)),
+            )
         )
         earlier, old_note = self._state, self._note
         first = SETS[1] if earlier.first == SETS[0] else SETS[0]

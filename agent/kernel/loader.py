@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from agent.kernel import bpf
@@ -48,11 +48,31 @@ class LoaderLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class ProgramForm:
+    """What the kernel is told of a program when it is loaded. attach_type: enum bpf_attach_type, of those that are for
+    one function; btf_id: that function's, in the kernel's BTF or in the module's that the descriptor btf_fd is.
+    """
+
+    type: bpf.ProgType
+    attach_type: int = 0
+    btf_id: int = 0
+    btf_fd: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ProgramSource:
-    """C text and the programs in it, name -> type."""
+    """C text and the programs in it, by name. maps: name -> descriptor of those that only this text has, beside the
+    loader's own; they and the BTF of the forms stay their owners'.
+    """
 
     text: str
-    programs: Mapping[str, bpf.ProgType]
+    programs: Mapping[str, ProgramForm]
+    maps: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def descriptors(self) -> frozenset[int]:
+        """All that it names."""
+        return frozenset({*self.maps.values(), *(form.btf_fd for form in self.programs.values() if form.btf_fd)})
 
 
 class Loader:
@@ -77,7 +97,7 @@ class Loader:
         ours, theirs = socket.socketpair()
         log = os.memfd_create("podgate-loader", os.MFD_CLOEXEC)
         try:
-            process = self._spawn(theirs, log)
+            process = self._spawn(theirs, log, source)
             theirs.close()
             try:
                 answer, fds = self._exchange(ours, source)
@@ -92,7 +112,7 @@ class Loader:
             theirs.close()
             os.close(log)
 
-    def _spawn(self, socket_: socket.socket, log: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, socket_: socket.socket, log: int, source: ProgramSource) -> subprocess.Popen[bytes]:
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C", "BCC_KERNEL_SOURCE": str(self._headers)}
         command = [
             sys.executable,
@@ -102,21 +122,23 @@ class Loader:
             str(socket_.fileno()),
             str(self._limits.memory_bytes),
         ]
-        keep = [socket_.fileno(), *self._maps.values()]
+        keep = {socket_.fileno(), *self._maps.values(), *source.descriptors}
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=keep,
+            pass_fds=tuple(keep),
             env=environment,
             cwd="/",
             start_new_session=True,
         )
 
     def _exchange(self, channel: socket.socket, source: ProgramSource) -> tuple[dict[str, object], list[int]]:
-        flags = [f"-DPG_FD_{name}={fd}" for name, fd in self._maps.items()] + [f"-I{BPF_SOURCES}"]
-        request = {"text": source.text, "flags": flags, "programs": dict(source.programs)}
+        maps = {**self._maps, **source.maps}
+        flags = [f"-DPG_FD_{name}={fd}" for name, fd in maps.items()] + [f"-I{BPF_SOURCES}"]
+        forms = {name: astuple(form) for name, form in source.programs.items()}
+        request = {"text": source.text, "flags": flags, "programs": forms}
         end = time.monotonic() + self._limits.deadline_s
         data = json.dumps(request).encode()
         channel.settimeout(self._limits.deadline_s)

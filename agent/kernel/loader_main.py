@@ -15,12 +15,16 @@ import resource
 import socket
 import struct
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from agent.kernel import bpf
 from agent.kernel.errors import KernelError
+from agent.kernel.symbols import shorten_symbols
 from rthook.priority import set_priority
 
+SHORT_SYMBOLS = Path(__file__).resolve().parents[2] / "bpf" / "kallsyms"
 LENGTH = struct.Struct("<I")
 INSTRUCTION_BYTES = 8
 # A jump's offset has 16 bits. LLVM wraps one that is longer without a word, and what the verifier then sees may
@@ -28,6 +32,11 @@ INSTRUCTION_BYTES = 8
 MAX_INSTRUCTIONS = (1 << 15) - 1
 # The verifier's other bound, 8,192 branches that it has still to follow (push_stack of kernel/bpf/verifier.c: EFAULT).
 TOO_COMPLEX = "jumps is too complex"
+# Those that bcc loads again by itself: the others are for one function, of which it knows the name only.
+EXPLAINED = frozenset({bpf.ProgType.KPROBE, bpf.ProgType.TRACEPOINT, bpf.ProgType.RAW_TRACEPOINT})
+Form = tuple[int, int, int, int]  # of loader.ProgramForm: type, attach type, id in BTF, descriptor of the BTF
+NO_DEBUG = "-g0"  # bcc asks the compiler for debug information, which takes a sixth of its time
+ONE_PIPELINE = ("-Xclang", "-disable-llvm-passes")  # clang's own passes: bcc runs all of LLVM's after them once more
 NO_CORE = (0, 0)
 NICE = -10  # an administrator waits, and half a second of work ends it
 
@@ -62,9 +71,9 @@ def compile_and_load(request: dict[str, Any]) -> tuple[dict[str, object], list[b
     """The answer and the descriptors."""
     from bcc import BPF, lib
 
-    programs: dict[str, int] = request["programs"]
+    programs: dict[str, Form] = {name: tuple(form) for name, form in request["programs"].items()}
     try:
-        module = BPF(text=request["text"], cflags=request["flags"])
+        module = BPF(text=request["text"], cflags=[*request["flags"], *ONE_PIPELINE, NO_DEBUG])
     except Exception as error:  # noqa: BLE001 - bcc raises bare Exception; its words are the answer
         return _refusal("compile", _words(error)), []
     sizes = {name: lib.bpf_function_size(module.module, name.encode()) // INSTRUCTION_BYTES for name in programs}
@@ -75,30 +84,35 @@ def compile_and_load(request: dict[str, Any]) -> tuple[dict[str, object], list[b
     absent = [name for name, size in sizes.items() if not size]
     if absent:
         return _refusal("load", f"no program {absent[0]} in the text"), []
-    return load(module, programs)
+    return load(module, programs, lambda: BPF(text=request["text"], cflags=[*request["flags"], *ONE_PIPELINE]))
 
 
-def load(module: Any, programs: dict[str, int]) -> tuple[dict[str, object], list[bpf.Fd]]:
+def load(
+    module: Any, programs: dict[str, Form], compile_for_debugging: Callable[[], Any]
+) -> tuple[dict[str, object], list[bpf.Fd]]:
     """Program by program; after one that is too large the others are tried as well: they may be too."""
     fds, large = [], []
-    for name, kind in programs.items():
+    for name, (kind, *target) in programs.items():
         try:
-            fds.append(bpf.load_program(bpf.ProgType(kind), module.dump_func(name), name))
+            fds.append(bpf.load_program(bpf.ProgType(kind), module.dump_func(name), name, *target))
         except KernelError as error:
             if error.code != errno.E2BIG and TOO_COMPLEX not in error.hint:
-                return _explain(module, name, kind, error), []
+                return _explain(compile_for_debugging, name, kind, error), []
             large.append(name)
     if large:
         return _refusal("load", f"the verifier gave up on {large[0]}: it is too large", large), []
     return {"programs": list(programs)}, fds
 
 
-def _explain(module: Any, name: str, kind: int, refused: KernelError) -> dict[str, object]:
-    """bcc has the compiler's line numbers: it loads the program again, and the verifier's words are on standard error
-    with the lines of C that they are about.
+def _explain(compile_for_debugging: Callable[[], Any], name: str, kind: int, refused: KernelError) -> dict[str, object]:
+    """Compiled again, with debug information, and loaded by bcc, which has the compiler's line numbers: the verifier's
+    words are on standard error with the lines of C that they are about. Of a program that it cannot load they are the
+    error's hint.
     """
+    if kind not in EXPLAINED:
+        return _refusal("load", f"{name}: {refused}") | {"programs": [name]}
     try:
-        module.load_func(name, kind)
+        compile_for_debugging().load_func(name, kind)
     except Exception as error:  # noqa: BLE001
         return _refusal("load", _words(error))
     return _refusal("load", str(refused))
@@ -116,6 +130,8 @@ def _words(error: Exception) -> str:
 def main() -> int:
     channel = socket.socket(fileno=int(sys.argv[1]))
     for reason in set_priority(NICE):
+        print(f"loader: {reason}", file=sys.stderr)
+    if reason := shorten_symbols(SHORT_SYMBOLS):
         print(f"loader: {reason}", file=sys.stderr)
     resource.setrlimit(resource.RLIMIT_CORE, NO_CORE)
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))

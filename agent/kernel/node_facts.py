@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.kernel.facts import RunningKernel
+from agent.kernel.kernel_btf import KernelBtf
 from agent.kernel.user_files import UserFiles
 from agent.kernel.user_writes import find_write_refusal
 
@@ -13,9 +14,9 @@ from agent.kernel.user_writes import find_write_refusal
 class NodeFacts(RunningKernel, UserFiles):
     """Implements `agent.policy.user_facts.HookFacts`. A context: at its end all that was read is given up."""
 
-    def __init__(self, tracefs: Path) -> None:
-        """`tracefs`: where it is mounted."""
-        RunningKernel.__init__(self, tracefs)
+    def __init__(self, tracefs: Path, btf: KernelBtf | None = None) -> None:
+        """`tracefs`: where it is mounted. btf: the agent's."""
+        RunningKernel.__init__(self, tracefs, btf)
         UserFiles.__init__(self)
         self._write_refusal: str | None = None
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
 from agent.kernel import bpf
-from agent.kernel.attach import PROGRAM_TYPES
+from agent.kernel.attach import through
 from agent.kernel.errors import LoaderError
-from agent.kernel.loader import ProgramSource
-from agent.kernel.slots import SlotArray
+from agent.kernel.loader import ProgramForm, ProgramSource
+from agent.kernel.point_arrays import PointArrays
+from agent.kernel.targets import Targets
 from agent.policy.access import HookPoint
 from agent.policy.codegen_unit import Placement, ProgramName, Side
 from agent.policy.plan import PlanError
@@ -103,12 +104,13 @@ Placed = tuple[Draft[P], Placement]
 
 
 class PointLoader(Generic[P]):
-    """arrays: by program type."""
+    """arrays: those that `place` has its slots of. targets: the caller releases it."""
 
-    def __init__(self, loader: Loads, compiler: Compiler[P], arrays: Mapping[bpf.ProgType, SlotArray]) -> None:
+    def __init__(self, loader: Loads, compiler: Compiler[P], arrays: PointArrays, targets: Targets) -> None:
         self._loader = loader
         self._compiler = compiler
         self._arrays = arrays
+        self._targets = targets
 
     def load(self, drafts: Sequence[Draft[P]], place: Place[P]) -> dict[HookPoint, Loaded[P]]:
         """place: gives a plan its slots; asked again when the number of its chunks has changed. Raises KernelError,
@@ -140,6 +142,8 @@ class PointLoader(Generic[P]):
             return self._request(placed)
         except LoaderError as error:
             if not error.too_large:
+                if named := self._named(error, placed):
+                    raise named from error
                 raise
             guilty = self._guilty(error, placed)
             if guilty:
@@ -149,6 +153,15 @@ class PointLoader(Generic[P]):
                 raise
         half = len(drafts) // 2
         return self.load(drafts[:half], place) | self.load(drafts[half:], place)
+
+    def _named(self, error: LoaderError, placed: Sequence[Placed[P]]) -> LoaderError | None:
+        """With the hook point whose program it was: that says more to people than the program's name."""
+        for draft, placement in placed:
+            for program in self._compiler.programs(draft.plan, placement):
+                if program.name in error.programs:
+                    where = through(draft.plan.point, program.side)
+                    return LoaderError(error.stage, f"{where}: {error.log}", False, error.programs)
+        return None
 
     def _guilty(self, error: LoaderError, placed: Sequence[Placed[P]]) -> set[HookPoint]:
         """Whose programs were too large; nobody's when it may have been all of them together."""
@@ -188,23 +201,24 @@ class PointLoader(Generic[P]):
         return shares if len(shares) > 1 else [None]
 
     def _load_chunks(self, placed: Sequence[Placed[P]], chunks: Collection[int] | None) -> dict[str, bpf.Fd]:
-        types = {
-            program.name: PROGRAM_TYPES[draft.plan.point.kind]
-            for draft, placement in placed
-            for program in self._compiler.programs(draft.plan, placement)
-            if chunks is None or program.chunk in chunks
-        }
+        forms: dict[str, ProgramForm] = {}
+        maps: dict[str, int] = {}
+        for draft, placement in placed:
+            maps |= self._arrays.descriptors(placement.attachment)
+            for program in self._compiler.programs(draft.plan, placement):
+                if chunks is None or program.chunk in chunks:
+                    forms[program.name] = self._targets.form(draft.plan.point, program.side)
         text = self._compiler.compile_module([(draft.plan, placement) for draft, placement in placed], chunks)
-        return self._loader.load(ProgramSource(text, types))
+        return self._loader.load(ProgramSource(text, forms, maps))
 
     def _fill(self, draft: Draft[P], placement: Placement, programs: Mapping[str, bpf.Fd]) -> Loaded[P]:
         """Its further programs into their slots, which hold them from now on."""
-        array = self._arrays[PROGRAM_TYPES[draft.plan.point.kind]]
         heads: dict[Side, bpf.Fd] = {}
         for program in self._compiler.programs(draft.plan, placement):
             if program.chunk == 0:
                 heads[program.side] = programs[program.name]
                 continue
+            array = self._arrays.of(draft.plan.point, placement.attachment, program.side)
             with programs[program.name] as fd:
                 array.put(_slots(placement, program.side)[program.chunk], fd)
         return Loaded(draft.plan, placement, heads, draft.halvings)

@@ -15,20 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.kernel import bpf
-from agent.kernel.btf import Btf, BtfError, Kind
+from agent.kernel.abilities import (
+    BPF_MODIFY_RETURN,
+    BPF_TRACE_FENTRY,
+    FUNCTION,
+    LSM_FUNCTION,
+    RETURN_0,
+    no_function,
+    override_program_refusal,
+    read_preemptible,
+    try_kprobe,
+    try_lsm,
+    try_tracing,
+)
+from agent.kernel.btf import Btf, Kind
 from agent.kernel.errors import KernelError
+from agent.kernel.kernel_btf import KernelBtf, NoBtfError
 from agent.kernel.mounts import BPFFS, cgroup2_root, ensure_bpffs, ensure_tracefs, release_bpffs, unmount
 from agent.kernel.tracepoint import Side, Tracepoints
 
-BTF_PATH = Path("/sys/kernel/btf/vmlinux")
-KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
-FUNCTION = "security_file_open"  # an LSM hook's entry: kprobe, fentry and fmod_ret may attach there
-LSM_FUNCTION = "bpf_lsm_file_open"
-BPF_TRACE_FENTRY = 24  # enum bpf_attach_type
-BPF_MODIFY_RETURN = 26
-BPF_LSM_MAC = 27
-
-_RETURN_0 = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 # r1 = 0; call bpf_send_signal; exit: the signal 0 asks whether one could be sent
 _SIGNAL_0 = (
     struct.pack("<BBhi", 0xB7, 1, 0, 0) + struct.pack("<BBhi", 0x85, 0, 0, 109) + struct.pack("<BBhi", 0x95, 0, 0, 0)
@@ -53,9 +58,11 @@ class _Probe:
     attempt: Callable[[], None]
 
 
-def probe_all() -> list[ProbeResult]:
-    """Every probe, in the order in which the agent needs them. Leaves nothing mounted or attached."""
-    btf = _read_btf()
+def probe_all(source: KernelBtf | None = None) -> list[ProbeResult]:
+    """Every probe, in the order in which the agent needs them. Leaves nothing mounted or attached. source: where BTF
+    is.
+    """
+    btf = _read_btf(source or KernelBtf())
     probes = [
         _Probe("bpf", True, "maps and programs", _try_bpf),
         _Probe("btf", True, "compiling against this kernel", lambda: _try_btf(btf)),
@@ -67,10 +74,12 @@ def probe_all() -> list[ProbeResult]:
         _Probe("raw_tracepoint", True, "bindings that follow cgroups, arming", _try_raw_tracepoint),
         _Probe("tracepoint", True, "system call hook points", _try_tracepoint),
         _Probe("send_signal", True, "Sigkill and Signal", _try_signal),
-        _Probe("kprobe", False, "function hooks (not supported yet)", _try_kprobe),
-        _Probe("fentry", False, "function hooks (not supported yet)", lambda: _try_tracing(btf, BPF_TRACE_FENTRY)),
-        _Probe("fmod_ret", False, "Override (not supported yet)", lambda: _try_tracing(btf, BPF_MODIFY_RETURN)),
-        _Probe("lsm", False, "LSM hooks (not supported yet)", lambda: _try_lsm(btf)),
+        _Probe("kprobe", False, "function hooks", try_kprobe),
+        _Probe("fentry", False, "function hooks at a lower cost", lambda: _try_tracing(btf, BPF_TRACE_FENTRY)),
+        _Probe("fmod_ret", False, "Override on security_ functions", lambda: _try_tracing(btf, BPF_MODIFY_RETURN)),
+        _Probe("lsm", False, "LSM hooks", lambda: try_lsm(_function(btf, LSM_FUNCTION))),
+        _Probe("override_return", False, "Override on system calls and other functions", _try_override),
+        _Probe("no_preemption", False, "fentry in place of kprobes and tracepoints", _try_no_preemption),
     ]
     return [_run(probe) for probe in probes]
 
@@ -87,17 +96,15 @@ def _ignore(_value: object) -> None:
     """The attempt is what counts."""
 
 
-def _read_btf() -> Btf | KernelError:
+def _read_btf(source: KernelBtf) -> Btf | KernelError:
     try:
-        return Btf.parse(BTF_PATH.read_bytes())
-    except (OSError, BtfError) as error:
-        return KernelError(
-            f"{BTF_PATH}: {error}", 0, "a kernel with CONFIG_DEBUG_INFO_BTF=y, or its headers in /lib/modules"
-        )
+        return source.kernel()
+    except NoBtfError as error:
+        return error
 
 
 def _try_btf(btf: Btf | KernelError) -> None:
-    if isinstance(btf, KernelError) and not Path(f"/lib/modules/{os.uname().release}/build").exists():
+    if isinstance(btf, KernelError):
         raise btf
 
 
@@ -106,7 +113,7 @@ def _function(btf: Btf | KernelError, name: str) -> int:
         raise btf
     found = btf.find(Kind.FUNC, name)
     if found is None:
-        raise KernelError(f"no function {name} in BTF")
+        raise KernelError(no_function(name))
     return found
 
 
@@ -127,7 +134,7 @@ def _try_bpffs() -> None:
 
 
 def _try_raw_tracepoint() -> None:
-    with bpf.load_program(bpf.ProgType.RAW_TRACEPOINT, _RETURN_0, "pg_probe") as program:
+    with bpf.load_program(bpf.ProgType.RAW_TRACEPOINT, RETURN_0, "pg_probe") as program:
         bpf.open_raw_tracepoint("cgroup_mkdir", program.fileno()).close()
 
 
@@ -147,7 +154,7 @@ def _try_tracepoint() -> None:
 def _attach_to_lseek(tracefs: Path) -> None:
     identifier = Tracepoints(tracefs).event_id("lseek", Side.ENTER)
     with (
-        bpf.load_program(bpf.ProgType.TRACEPOINT, _RETURN_0, "pg_probe") as program,
+        bpf.load_program(bpf.ProgType.TRACEPOINT, RETURN_0, "pg_probe") as program,
         bpf.open_tracepoint_event(identifier) as event,
     ):
         bpf.link_perf_event(program.fileno(), event).close()
@@ -160,27 +167,17 @@ def _try_signal() -> None:
         raise KernelError("bpf_send_signal", -result)
 
 
-def _try_kprobe() -> None:
-    if not KPROBE_TYPE.exists():
-        raise KernelError("no kprobe PMU", 0, "the kernel needs CONFIG_KPROBE_EVENTS=y")
-    with (
-        bpf.load_program(bpf.ProgType.KPROBE, _RETURN_0, "pg_probe") as program,
-        bpf.open_kprobe_event(int(KPROBE_TYPE.read_text()), FUNCTION) as event,
-    ):
-        bpf.link_perf_event(program.fileno(), event).close()
-
-
 def _try_tracing(btf: Btf | KernelError, attach_type: int) -> None:
-    function = _function(btf, FUNCTION)
-    with bpf.load_program(bpf.ProgType.TRACING, _RETURN_0, "pg_probe", attach_type, function) as program:
-        bpf.open_raw_tracepoint("", program.fileno()).close()
+    try_tracing(_function(btf, FUNCTION), attach_type)
 
 
-def _try_lsm(btf: Btf | KernelError) -> None:
-    """Loading is not enough: without `bpf` among the active security modules the hook is never called."""
-    function = _function(btf, LSM_FUNCTION)
-    with bpf.load_program(bpf.ProgType.LSM, _RETURN_0, "pg_probe", BPF_LSM_MAC, function) as program:
-        bpf.open_raw_tracepoint("", program.fileno()).close()
-    active = Path("/sys/kernel/security/lsm")
-    if active.exists() and "bpf" not in active.read_text().split(","):
-        raise KernelError("bpf is not an active security module", 0, "boot with lsm=…,bpf")
+def _try_override() -> None:
+    if refusal := override_program_refusal():
+        raise KernelError(refusal)
+
+
+def _try_no_preemption() -> None:
+    """A program of fentry that is interrupted lets a call of another process by."""
+    if read_preemptible():
+        hint = "boot with preempt=voluntary or preempt=none, where the kernel has them"
+        raise KernelError("the kernel can be preempted, which lets fentry miss calls", 0, hint)

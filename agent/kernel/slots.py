@@ -32,6 +32,11 @@ class SlotArray:
         """How many slots are free."""
         return len(self._free)
 
+    @property
+    def is_unused(self) -> bool:
+        """Whether all slots are free."""
+        return len(self._free) == self._entries
+
     def take(self, count: int) -> tuple[int, ...]:
         """Slots that nobody else has until they are given back; they are empty."""
         if count > len(self._free):
@@ -78,7 +83,9 @@ class Grace:
     """Waits for BPF programs that are running, by a map operation that does: the kernel answers an update of an array
     of maps when no program runs any more that could have seen its old value (maybe_wait_bpf_programs of
     kernel/bpf/syscall.c: synchronize_rcu). membarrier(2) would do the same, but neither on one processor nor on
-    kernels with nohz_full. Programs that may sleep are not waited for; there are none of ours.
+    kernels with nohz_full. Programs of trampolines, which may be preempted, run under rcu_read_lock
+    (__bpf_prog_enter_recur of kernel/bpf/trampoline.c) and are waited for as others are. Those that may sleep are not;
+    there are none of ours.
     """
 
     def __init__(self) -> None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def start_refused(run_dir: Path, *options: str, before: str = "", wrapper: str =
 UNMOUNT = "while umount /sys/fs/bpf 2>/dev/null; do :; done"
 TRACEFS = "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing"
 OWN_MOUNTS = f"{UNMOUNT}\nmount -t bpf bpf /sys/fs/bpf\n{TRACEFS}"
-HIDE_BTF = "mount -t tmpfs tmpfs /sys/kernel/btf; [ ! -d /lib/modules ] || mount -t tmpfs tmpfs /lib/modules"
+HIDE_BTF = "mount -t tmpfs tmpfs /sys/kernel/btf"
 HIDE_BPFFS = f"{UNMOUNT}\nmount -t tmpfs tmpfs /sys/fs"
 
 
@@ -88,11 +89,14 @@ def test_without_capabilities_it_does_not_start(run_dir: Path) -> None:
     assert said == "the agent lacks CAP_BPF and CAP_PERFMON: start it privileged, or add the capabilities"
 
 
-def test_without_btf_and_headers_it_does_not_start(run_dir: Path) -> None:
-    cache = str(run_dir / "cache")
-    said = start_refused(run_dir, "--cache-dir", cache, before=HIDE_BTF)
-    assert "there is no BTF at /sys/kernel/btf/vmlinux" in said
-    assert "install the headers package" in said
+def test_hidden_btf_is_asked_for(calls_program: Path, run_dir: Path) -> None:
+    """Of bpf(2); what the kernel shows is not there, and nor is a header tree made of it."""
+    wrapper = ("unshare", "-m", "sh", "-c", f'{HIDE_BTF} && exec "$@"', "sh")
+    with AgentProcess("--cache-dir", str(run_dir / "cache"), wrapper=wrapper) as agent:
+        assert list(Path(f"/proc/{agent.pid}/root/sys/kernel/btf").iterdir()) == []
+        with closing(Node(agent, calls_program)) as node, node.container() as cgroup:
+            agent.add(json.dumps(lseek_policy("p")))
+            assert cgroup.run(step("lseek", -1, 0, 0)).status == -signal.SIGKILL
 
 
 def test_without_a_place_for_bpffs_it_does_not_start(run_dir: Path) -> None:
@@ -351,9 +355,9 @@ def test_bad_policy_is_refused_with_its_place_and_changes_nothing(shared_node: N
 
 def test_what_this_node_cannot_do_is_refused_and_listed_with_the_reason(shared_node: Node, tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
-    file.write_text(HEAD + "spec:\n  kprobes: [{call: do_exit, syscall: false}, {call: lseek}]\n")
+    file.write_text(HEAD + "spec:\n  kprobes: [{call: no_such_function, syscall: false}, {call: lseek}]\n")
     done = shared_node.agent.cli("policy", "add", str(file))
-    reason = f'{file}:5:13: kernel function hooks are not attached by this version, kprobe "do_exit"'
+    reason = f'{file}:5:13: this kernel has no function "no_such_function": it is not there'
     assert (done.returncode, done.stdout) == (1, "")
     assert reason in done.stderr
     (row,) = [row for row in listed(shared_node) if row["name"] == "bad"]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.kernel.btf import Btf
 from agent.kernel.btf_c import CText, declare
 from agent.kernel.header_roots import KERNEL_ROOTS
 from agent.kernel.header_text import KernelFacts, tree_files
-from agent.kernel.headers import VMLINUX_BTF, ensure_tree
+from agent.kernel.headers import ensure_tree
+from agent.kernel.kernel_btf import KernelBtf
 
 pytestmark = pytest.mark.kernel
 
@@ -87,7 +87,7 @@ def test_program_reads_its_parent_through_the_tree(tmp_path: Path) -> None:
 
 
 def test_program_compiles_where_the_kernel_lacks_the_latest_helpers(tmp_path: Path) -> None:
-    whole = declare(Btf.parse(VMLINUX_BTF.read_bytes()), KERNEL_ROOTS)
+    whole = declare(KernelBtf().kernel(), KERNEL_ROOTS)
     lost = {"BPF_FUNC_cgrp_storage_get", "BPF_FUNC_cgrp_storage_delete", "TASK_COMM_LEN"}
     text = whole.text
     for name in lost:

@@ -15,7 +15,7 @@ import pytest
 from agent.kernel.btf import COMPOSITES, Btf, Kind
 from agent.kernel.btf_c import CText, declare
 from agent.kernel.header_roots import KERNEL_ROOTS
-from agent.kernel.headers import VMLINUX_BTF
+from agent.kernel.kernel_btf import KernelBtf
 
 pytestmark = pytest.mark.kernel
 
@@ -44,7 +44,7 @@ def gcc() -> str:
 
 @pytest.fixture(scope="module")
 def vmlinux() -> Btf:
-    return Btf.parse(VMLINUX_BTF.read_bytes())
+    return KernelBtf().kernel()
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_members_that_programs_read_are_there(vmlinux: Btf) -> None:
 
 
 def test_kernel_is_parsed_in_a_moment() -> None:
-    data = VMLINUX_BTF.read_bytes()
+    data = KernelBtf().read()
     start = time.process_time()
     btf = Btf.parse(data)
     btf.find(Kind.STRUCT, "task_struct")

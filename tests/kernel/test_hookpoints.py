@@ -287,7 +287,7 @@ def test_all_stays_in_force_when_its_owner_is_killed(tracefs: Path, target: Targ
         if not child:
             try:
                 maps = create_maps(pins.maps)
-                bench = Bench(maps, tracefs, pins.links)
+                bench = Bench(maps, tracefs, pins)
                 plans = [(point, n + 1, point in returning) for n, point in enumerate(points)]
                 bench.apply(*(HandPlan(p, n, passer.pid, (0, 0), returns) for p, n, returns in plans))
             finally:

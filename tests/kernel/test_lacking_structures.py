@@ -15,10 +15,12 @@ import pytest
 from agent.kernel import bpf
 from agent.kernel.base import ATTACHED, QUARANTINE, SELF, _unit
 from agent.kernel.errors import LoaderError
-from agent.kernel.headers import VMLINUX_BTF, ensure_tree
+from agent.kernel.headers import ensure_tree
+from agent.kernel.kernel_btf import KernelBtf
 from agent.kernel.layout import map_specs
-from agent.kernel.loader import Loader, LoaderLimits, ProgramSource
+from agent.kernel.loader import Loader, LoaderLimits, ProgramForm, ProgramSource
 from agent.kernel.maps import Maps
+from tests.support.kernel_facts import btf_in
 from tests.support.points import prepare_pins
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(180)]
@@ -61,19 +63,21 @@ def maps() -> Iterator[Maps]:
 
 def tree_without(folder: Path, names: list[str]) -> Path:
     """Headers of a kernel that has none of these."""
-    data = VMLINUX_BTF.read_bytes()
+    data = KernelBtf().read()
     for name in names:
         old = f"\0{name}\0".encode()
         assert name == "load_info" or data.count(old) == 1, name
         data = data.replace(old, f"\0{name[:-1]}_\0".encode())
     btf = folder / "vmlinux"
     btf.write_bytes(data)
-    return ensure_tree(folder / "cache", btf)
+    return ensure_tree(folder / "cache", btf_in(folder))
 
 
 def load(tree: Path, maps: Maps, text: str, *names: str) -> None:
     loader = Loader(tree, maps.descriptors(), LoaderLimits())
-    for program in loader.load(ProgramSource(text, dict.fromkeys(names, bpf.ProgType.RAW_TRACEPOINT))).values():
+    for program in loader.load(
+        ProgramSource(text, dict.fromkeys(names, ProgramForm(bpf.ProgType.RAW_TRACEPOINT)))
+    ).values():
         program.close()
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.kernel import bpf
 from agent.kernel.bpf import ATTR_SIZE, SYS_BPF, ProgType
 from agent.kernel.errors import LoaderError
 from agent.kernel.headers import ensure_tree
-from agent.kernel.loader import Loader, LoaderLimits, ProgramSource
+from agent.kernel.loader import Loader, LoaderLimits, ProgramForm, ProgramSource
 from nri_plugin.ttrpc import RemoteError
 from tests.support import system
 from tests.support.wait import wait_until
@@ -66,7 +67,7 @@ def _name(fd: int) -> str:
 
 
 def source(text: str, *names: str) -> ProgramSource:
-    return ProgramSource(text, {f"{NAME}_{name}": ProgType.RAW_TRACEPOINT for name in names})
+    return ProgramSource(text, {f"{NAME}_{name}": ProgramForm(ProgType.RAW_TRACEPOINT) for name in names})
 
 
 def make_loader(limits: LoaderLimits | None = None) -> Loader:
@@ -85,6 +86,27 @@ def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_program_is_loaded_and_goes_with_its_descriptor() -> None:
     with make_loader().load(source(HEAD + GOOD, "good"))[f"{NAME}_good"]:
         assert loaded_programs() == [f"{NAME}_good"]
+
+
+def test_map_of_a_request_is_known_by_its_name() -> None:
+    text = "__u32 zero = 0; __u64 *value = pg_lookup(extra, &zero); return value ? *value : 0;"
+    with bpf.create_map(bpf.MapType.ARRAY, 4, 8, 1, "t_extra") as extra:
+        bpf.update(extra.fileno(), bytes(4), struct.pack("<Q", 77))
+        form = ProgramForm(ProgType.RAW_TRACEPOINT)
+        request = ProgramSource(
+            f"{HEAD}int {NAME}_good(void *ctx) {{ {text} }}\n", {f"{NAME}_good": form}, {"extra": extra.fileno()}
+        )
+        with make_loader().load(request)[f"{NAME}_good"] as program:
+            assert bpf.run_raw_tracepoint(program.fileno()) == 77
+
+
+def test_program_for_a_function_that_is_refused_has_the_kernels_words() -> None:
+    """A kernel that has no such programs says no more than that."""
+    form = ProgramForm(ProgType.TRACING, 24)
+    words = rf"{NAME}_good: bpf\(PROG_LOAD {NAME}_good\): (EPERM|EINVAL .*; .*btf_id)"
+    with pytest.raises(LoaderError, match=words) as caught:
+        make_loader().load(ProgramSource(HEAD + GOOD, {f"{NAME}_good": form}))
+    assert (caught.value.stage, caught.value.too_large) == ("load", False)
 
 
 def test_compiler_error_is_told_in_its_words() -> None:

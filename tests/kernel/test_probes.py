@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from agent.kernel import probes
+from agent.kernel import abilities, probes
 from agent.kernel.errors import KernelError
+from agent.kernel.mounts import read_mounts
+from agent.kernel.special_files import read_special
 from tests.support.agent import command, run_cli
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 
 NEEDED = ["bpf", "btf", "bpffs", "cgroup2", "ring_buffer", "raw_tracepoint", "tracepoint", "send_signal"]
-NOT_NEEDED_YET = ["kprobe", "fentry", "fmod_ret", "lsm"]
+OPTIONAL = ["kprobe", "fentry", "fmod_ret", "lsm", "override_return", "no_preemption"]
 
 
 def mounts_and_pins() -> tuple[list[str], list[str]]:
@@ -28,7 +30,7 @@ def mounts_and_pins() -> tuple[list[str], list[str]]:
 def test_a_node_that_runs_the_agent_has_all_that_is_needed() -> None:
     before = mounts_and_pins()
     results = probes.probe_all()
-    assert [result.name for result in results] == NEEDED + NOT_NEEDED_YET
+    assert [result.name for result in results] == NEEDED + OPTIONAL
     assert [result.name for result in results if result.needed] == NEEDED
     assert [result.detail for result in results if result.needed and not result.ok] == []
     assert mounts_and_pins() == before
@@ -36,14 +38,24 @@ def test_a_node_that_runs_the_agent_has_all_that_is_needed() -> None:
 
 def test_kprobes_are_there_exactly_where_the_kernel_has_their_events() -> None:
     (kprobe,) = [result for result in probes.probe_all() if result.name == "kprobe"]
-    assert kprobe.ok == probes.KPROBE_TYPE.exists()
+    assert kprobe.ok == abilities.KPROBE_TYPE.exists()
     assert kprobe.ok or "CONFIG_KPROBE_EVENTS" in kprobe.detail
+
+
+def test_files_of_other_file_systems_are_read_without_a_mount_that_stays() -> None:
+    before = read_mounts()
+    assert "capability" in read_special("securityfs", "lsm").decode().split(",")
+    with pytest.raises(KernelError, match="no such file"):
+        read_special("securityfs", "nosuch")
+    with pytest.raises(KernelError, match="does not have this file system"):
+        read_special("nosuchfs", "lsm")
+    assert read_mounts() == before
 
 
 def test_doctor_tells_all_as_json(tmp_path: Path) -> None:
     done = run_cli(tmp_path, "doctor", "-o", "json")
     assert done.returncode == 0
-    assert [row["name"] for row in json.loads(done.stdout)] == NEEDED + NOT_NEEDED_YET
+    assert [row["name"] for row in json.loads(done.stdout)] == NEEDED + OPTIONAL
 
 
 def test_doctor_without_rights_says_what_is_refused() -> None:

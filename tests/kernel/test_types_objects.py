@@ -19,8 +19,8 @@ from agent.events.blobs import decode_blob
 from agent.events.blobs_objects import BPF_FACTS, MODULE_FACTS, PERF_FACTS
 from agent.events.layout import UNREADABLE
 from agent.kernel import bpf
-from agent.kernel.btf import Btf, Kind
-from agent.kernel.headers import VMLINUX_BTF
+from agent.kernel.btf import Kind
+from agent.kernel.kernel_btf import KernelBtf
 from agent.kernel.mounts import ensure_tracefs, unmount
 from agent.policy.kernel_names import CAPABILITIES
 from tests.support.readers import Readers, Result, load_readers
@@ -249,7 +249,7 @@ def test_module_has_name_and_taints(readers: Readers, taints: int, names: list[s
     ],
 )
 def test_words_are_this_kernels(enumeration: str, prefix: str, names: dict[int, str]) -> None:
-    btf = Btf.parse(VMLINUX_BTF.read_bytes())
+    btf = KernelBtf().kernel()
     identifier = btf.find(Kind.ENUM, enumeration)
     assert identifier is not None
     kernel: dict[int, set[str]] = {}

@@ -109,9 +109,12 @@ class Background:
 
 
 class AgentProcess(Stoppable):
-    """A running podgate-agent with a run directory and pins of its own."""
+    """A running podgate-agent with a run directory and pins of its own. wrapper: a command that becomes it."""
 
-    def __init__(self, *options: str, pin_dir: Path | None = None, wait: bool = True) -> None:
+    def __init__(
+        self, *options: str, pin_dir: Path | None = None, wait: bool = True, wrapper: Sequence[str] = ()
+    ) -> None:
+        self._wrapper = wrapper
         self.run_dir = Path(tempfile.mkdtemp(prefix=f"{unique_name('run')}-", dir="/tmp"))
         self.pin_dir = pin_dir or Path("/sys/fs/bpf") / unique_name("pin")
         self._options = options
@@ -121,7 +124,8 @@ class AgentProcess(Stoppable):
 
     def _start(self) -> Background:
         own = ("--run-dir", str(self.run_dir), "--pin-dir", str(self.pin_dir), "--loader-deadline", f"{LOADER_S:g}")
-        return Background([command("podgate-agent"), *own, *self._options], self.run_dir / "agent.log")
+        words = [*self._wrapper, command("podgate-agent"), *own, *self._options]
+        return Background(words, self.run_dir / "agent.log")
 
     def await_ready(self, count: int = 1) -> None:
         try:

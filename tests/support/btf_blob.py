@@ -67,6 +67,10 @@ class BtfBlob:
         self._types.append(struct.pack("<III", self._string(name), info, word) + body)
         return len(self._types)
 
+    def text(self, name: str) -> int:
+        """The number of a name, for bodies."""
+        return self._string(name)
+
     def build(self) -> bytes:
         types, strings = b"".join(self._types), bytes(self._strings)
         header = HEADER.pack(0xEB9F, 1, 0, HEADER.size, 0, len(types), len(types), len(strings))

@@ -118,7 +118,7 @@ def start_rules(folder: Path) -> Iterator[Rules]:
         loader = Loader(ensure_tree(), maps.descriptors(), LIMITS)
         base = BasePrograms.attach(loader, pins)
         stack.callback(base.close)
-        points = open_hookpoints(loader, maps, tracefs, pins.links)
+        points = open_hookpoints(loader, maps, tracefs, pins)
         stack.callback(points.close)
         lineage = Lineage(loader, maps, text_condition)
         stack.callback(lineage.close)

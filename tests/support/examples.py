@@ -3,6 +3,8 @@
 
 trigger.yaml:
 
+    needs:    what this kernel must let programs be attached to, as `agent.policy.facts.Abilities` names it; without it
+              the example is not for this kernel
     files:    path below a scratch folder -> text, or copy (of a program); mode, in octal; capabilities, the attribute
               security.capability in hexadecimal
     runs:     name -> what is run, each in a container of its own whose pod has the run's name:
@@ -34,12 +36,14 @@ from typing import Any
 
 import yaml
 
+from agent.kernel.facts import RunningKernel
 from tests.support.agent import EventReader
 from tests.support.names import project_dir
 from tests.support.patience import PATIENCE
 from tests.support.workload import Cgroup, Identity, Node, lseek_policy, step, steps
 
 EXAMPLES = project_dir() / "examples"
+TRACEFS = Path("/sys/kernel/tracing")
 RUN_S = 30.0 * PATIENCE
 # The command is part of the container from its execve on, as what a runtime's exec starts.
 _JOIN = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
@@ -102,6 +106,16 @@ def read_example(name: str, scratch: Path, calls: Path) -> Example:
         tuple(_parse_run(name, run, calls) for name, run in trigger["runs"].items() if name not in left_out),
         {name: _parse_expected(each) for name, each in expected.items() if name not in left_out},
     )
+
+
+def find_lacking(name: str) -> str:
+    """What an example needs and this kernel has not, with the reason; "" when there is nothing."""
+    needs = yaml.safe_load((EXAMPLES / name / "trigger.yaml").read_text()).get("needs", ())
+    if not needs:
+        return ""
+    with RunningKernel(TRACEFS) as kernel:
+        reasons = ((need, getattr(kernel.abilities(), need)) for need in needs)
+        return "; ".join(f"{need}: {reason}" for need, reason in reasons if reason)
 
 
 def _has_call(name: str) -> bool:

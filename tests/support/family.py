@@ -22,7 +22,7 @@ from agent.kernel.base import BasePrograms
 from agent.kernel.headers import ensure_tree
 from agent.kernel.layout import LINEAGE, TGID, map_specs
 from agent.kernel.lineage import Lineage
-from agent.kernel.loader import Loader, LoaderLimits, ProgramSource
+from agent.kernel.loader import Loader, LoaderLimits, ProgramForm, ProgramSource
 from agent.kernel.maps import Maps, possible_cpus, read_counters
 from agent.kernel.mounts import ensure_bpffs
 from agent.kernel.pins import Pins
@@ -151,7 +151,9 @@ class Kernel:
         assert len(expressions) <= EXPRESSIONS
         lines = (f"\tanswer.value[{n}] = {text};" for n, text in enumerate(expressions.values()))
         text = _QUESTION % (EXPRESSIONS, "\n".join(lines))
-        with self._loader.load(ProgramSource(text, {"pg_question": bpf.ProgType.RAW_TRACEPOINT}))["pg_question"] as fd:
+        with self._loader.load(ProgramSource(text, {"pg_question": ProgramForm(bpf.ProgType.RAW_TRACEPOINT)}))[
+            "pg_question"
+        ] as fd:
             link = bpf.open_raw_tracepoint("sys_enter", fd.fileno())
         try:
             yield Questions(self.maps.fileno("answers"), tuple(expressions), given)

@@ -6,13 +6,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import cache
+from pathlib import Path
 
 from agent.kernel.btf import Btf, Kind
+from agent.kernel.btf_files import Node
 from agent.kernel.btf_types import BtfTypes
 from agent.kernel.formats import parse_fields
-from agent.policy.facts import FactsError, RawTracepoint, RecordField, Types
+from agent.kernel.kernel_btf import BtfSources, KernelBtf
+from agent.policy.facts import (
+    Abilities,
+    FactsError,
+    KernelFunction,
+    NoFunctionError,
+    RawTracepoint,
+    RecordField,
+    Types,
+)
 from agent.policy.user_facts import FileIdentity, UserFile, UserFileError
-from tests.support.btf_blob import BtfBlob, MemberSpec
+from tests.support.btf_blob import HEADER, BtfBlob, MemberSpec
+
+
+def btf_in(directory: Path, configured: Path | None = None, root: Path | None = None) -> KernelBtf:
+    """A kernel that shows its BTF in a directory and holds no other. root: of its node's files."""
+    node = Node("6.12.0-test", root or directory / "no-root")
+    return KernelBtf(BtfSources(directory, configured, node, lambda _: None, lambda: ()))
+
 
 _COMMON = """name: {name}
 ID: 1
@@ -109,6 +127,13 @@ class _Named:
         prototype = self.blob.add(Kind.FUNC_PROTO, "", 0, len(parameters) + 1, body=body)
         self.blob.typedef(f"btf_trace_{event}", self.blob.pointer(prototype))
 
+    def routine(self, name: str, result: str, *parameters: tuple[str, int]) -> None:
+        """A function of the kernel: the names and types of what it takes."""
+        words = (word for each, type_id in parameters for word in (self.blob.text(each), type_id))
+        body = b"".join(word.to_bytes(4, "little") for word in words)
+        prototype = self.blob.add(Kind.FUNC_PROTO, "", self[result], len(parameters), body=body)
+        self.blob.add(Kind.FUNC, name, prototype)
+
 
 def _scalars(types: _Named) -> None:
     blob = types.blob
@@ -130,6 +155,7 @@ def _structures(types: _Named) -> None:
     blob = types.blob
     caps = types.struct("kernel_cap_struct", 8, ("val", types["ulong"], 0))
     caps_t = blob.typedef("kernel_cap_t", caps)
+    types["kuid_t"] = blob.typedef("kuid_t", blob.composite("", 4, [("val", types["u32"], 0)]))
     types.struct("cred", 24, ("uid", types["u32"], 32), ("cap_effective", caps_t, 64))
     words = blob.composite("", 8, [("hash", types["u32"], 0), ("len", types["u32"], 32)])
     both = blob.composite("", 8, [("", words, 0), ("hash_len", types["ulong"], 0)], Kind.UNION)
@@ -180,19 +206,74 @@ def _functions(types: _Named) -> None:
     types.function("empty_tp")
 
 
+def _routines(types: _Named) -> None:
+    """Of the kernel. `many` has more arguments than registers, `wide`, `large`, `larger` and `tail` some that are
+    structures of 16, 128 and 24 bytes.
+    """
+    file, mask, long = ("file", types.pointer("file")), ("mask", types["int"]), types["long"]
+    types["sock *"] = types.pointer("sock")
+    for name, result, parameters in (
+        ("security_file_open", "int", (file,)),
+        ("security_file_permission", "int", (file, mask)),
+        ("security_path_chown", "int", (("path", types.pointer("path")), ("uid", types["kuid_t"]))),
+        ("security_task_free", "", (("task", types.pointer("task_struct")),)),
+        ("bpf_lsm_file_open", "int", (file,)),
+        ("bpf_lsm_file_permission", "int", (file, mask)),
+        ("bpf_lsm_path_chown", "int", (("path", types.pointer("path")), ("uid", types["u32"]))),
+        ("bpf_lsm_task_free", "", (("task", types.pointer("task_struct")),)),
+        ("commit_creds", "int", (("new", types.pointer("cred")),)),
+        ("do_exit", "", (("code", long),)),
+        ("tcp_connect", "int", (("sk", types["sock *"]),)),
+        ("tcp_sendmsg", "int", (("sk", types["sock *"]), ("msg", types.pointer("void")), ("size", types["ulong"]))),
+        ("sk_alloc", "sock *", (("family", types["int"]), ("kern", types["bool"]))),
+        ("vfs_read", "long", (file, ("buf", types.pointer("user char")), ("count", types["ulong"]))),
+        ("is_bad", "bool", (file,)),
+        ("many", "int", tuple((f"a{n}", long) for n in range(8))),
+        ("wide", "int", (("where", types["path"]), mask)),
+        ("large", "int", (("by_value", types["file"]), mask)),
+        ("larger", "ulong", (("by_value", types["cred"]), mask)),
+        ("tail", "int", (*((f"a{n}", long) for n in range(5)), ("where", types["path"]), mask)),
+        ("print", "int", (("format", types.pointer("const char")), ("", 0))),
+        ("__x64_sys_exit", "long", (("regs", types.pointer("pt_regs")),)),
+        ("__x64_sys_read", "long", (("regs", types.pointer("pt_regs")),)),
+    ):
+        types.routine(name, result, *parameters)
+
+
 @cache
 def kernel_btf() -> bytes:
     """The types of the small kernel."""
     ids: dict[str, int] = {}
     for _ in range(2):
         types = _Named(ids)
-        for part in (_scalars, _structures, _task, _functions):
+        for part in (_scalars, _structures, _task, _functions, _routines):
             part(types)
         ids = types.ids
     return types.blob.build()
 
 
-class SmallKernel:
+class NoFunctions:
+    """The part of Facts that is about functions, of a kernel that has none that can be hooked."""
+
+    reason = "no kprobe PMU; the kernel needs CONFIG_KPROBE_EVENTS=y"
+
+    def function(self, name: str) -> KernelFunction:
+        raise NoFunctionError(f"this kernel has no function {name}", "hook a function that calls it")
+
+    def functions_like(self, pattern: str) -> tuple[str, ...]:
+        raise FactsError(f"nobody can tell which functions match {pattern}", "list them")
+
+    def lsm_hook(self, name: str) -> KernelFunction:
+        raise NoFunctionError(f"this kernel has no LSM hook {name}", "write one as file_open")
+
+    def abilities(self) -> Abilities:
+        return Abilities(self.reason, self.reason, self.reason, self.reason, preemptible=True)
+
+    def override_refusal(self, function: str) -> str:  # noqa: ARG002 - of the protocol
+        return self.reason
+
+
+class SmallKernel(NoFunctions):
     """Implements the Facts and UserFacts of a node without programs. btf: b"" for a kernel without BTF."""
 
     def __init__(self, btf: bytes | None = None) -> None:
@@ -238,3 +319,31 @@ class SmallKernel:
         if self._parsed is None:
             self._parsed = BtfTypes(Btf.parse(self._btf))
         return self._parsed
+
+
+def split_blob(base: bytes) -> bytes:
+    """The BTF of a module: a struct with a pointer to the kernel's `file`, and a raw tracepoint with one."""
+    kernel = Btf.parse(base)
+    file = kernel.find(Kind.STRUCT, "file")
+    assert file is not None
+    first, shift = len(kernel), HEADER.unpack_from(base)[7]
+    names = b"module_struct\0member\0btf_trace_module_event\0"
+    at = {name: shift + names.index(name) for name in (b"module_struct", b"member", b"btf_trace")}
+    records = [
+        (0, Kind.PTR << 24, file),
+        (at[b"module_struct"], Kind.STRUCT << 24 | 1, 8),
+        (at[b"member"], first, 0),
+        (0, Kind.FUNC_PROTO << 24 | 2, 0),
+        (0, first, 0),
+        (0, Kind.PTR << 24, first + 2),
+        (at[b"btf_trace"], Kind.TYPEDEF << 24, first + 3),
+    ]
+    types = b"".join(b"".join(word.to_bytes(4, "little") for word in record) for record in records)
+    # The two parameters have two words each, not three.
+    types = types[: 12 * 4] + _btf_words(0, first, 0, first) + types[12 * 5 :]
+    header = HEADER.pack(0xEB9F, 1, 0, HEADER.size, 0, len(types), len(types), len(names))
+    return header + types + names
+
+
+def _btf_words(*words: int) -> bytes:
+    return b"".join(word.to_bytes(4, "little") for word in words)

@@ -22,10 +22,12 @@ from agent.kernel.loader import Loader, LoaderLimits
 from agent.kernel.maps import Maps
 from agent.kernel.mounts import ensure_bpffs, ensure_tracefs, unmount
 from agent.kernel.pins import Pins
+from agent.kernel.point_arrays import PointArrays
 from agent.kernel.point_loader import PointLoader
 from agent.kernel.slots import Grace, SlotArray
+from agent.kernel.targets import Targets
 from agent.kernel.waiting import waiting_attachments
-from agent.policy.access import HookPoint, PointKind
+from agent.policy.access import OVERRIDING, TRAMPOLINES, VERDICTS, HookPoint, PointKind
 from agent.policy.codegen_unit import Placement, ProgramName, Side
 from agent.policy.plan import PlanError
 from tests.support.names import project_dir, unique_name
@@ -36,11 +38,12 @@ INFO_NAME = 64  # offset of struct bpf_prog_info.name
 _libc = ctypes.CDLL(None, use_errno=True)
 _U64 = struct.Struct("<Q")
 MIXED = 0xFFFF  # the chunk of a count: a program ran after another plan's first one
-_NEEDED = ("deferred", "awaited", "slots", "slots_raw", "slots_probe")
+_NEEDED = ("deferred", "awaited", "slots", "slots_raw", "slots_probe", "overrides")
 _HEAD = """
 #include "lib/kernel.h"
 struct seen { __u32 mark; __u16 exit; __u16 chunk; };
 struct mark { __u64 mark; __u64 slot; };
+struct verdict { __s32 error; __u32 attachment; };
 struct waits { __u64 in[12]; __u32 attachment; __u32 rest[3]; };
 PG_INLINE void t_count(__u32 mark, __u16 exit, __u16 chunk)
 {
@@ -54,7 +57,7 @@ PG_INLINE void t_count(__u32 mark, __u16 exit, __u16 chunk)
 }
 """
 _PROGRAM = """
-int %(name)s(void *ctx)
+long %(name)s(void *ctx)
 {
 	struct mark mark = {.mark = %(mark)d}, *kept;
 	__u64 me = bpf_get_current_pid_tgid();
@@ -72,10 +75,17 @@ int %(name)s(void *ctx)
 	if (!kept || kept->mark != %(mark)d)
 		t_count(0, 0, 0xffff);
 	%(call)s
-	return 0;
+	return %(result)s;
 }
 """
 _FIRST = "pg_update(marks, &me, &mark, BPF_ANY);"
+_OVERRIDE = """{
+		struct verdict *verdict = pg_lookup(overrides, &(__u32){0});
+		if (verdict) {
+			verdict->error = %d;
+			verdict->attachment = %d;
+		}
+	}"""
 _DEFER = "{ struct waits w = {.attachment = %d}; pg_update(deferred, &me, &w, BPF_ANY); }"
 # A slot that the verifier does not know: the kernel makes a jump of one that it does, and changes the jump, which takes
 # a grace period, when the slot is emptied.
@@ -88,7 +98,8 @@ _CALL = """if (kept) {
 @dataclass(frozen=True)
 class HandPlan:
     """Counts under `mark` the calls that process `pid` makes, in every chunk. chunks: how much work each does, in
-    branches that the verifier follows. defers: its entry notes that the call waits.
+    branches that the verifier follows. defers: its entry notes that the call waits. verdict: what its last chunk at the
+    entry has the function return instead of running; 0: nothing.
     """
 
     point: HookPoint
@@ -97,6 +108,7 @@ class HandPlan:
     chunks: tuple[int, ...] = (0,)
     has_return: bool = False
     defers: bool = False
+    verdict: int = 0
 
     def halve(self) -> HandPlan:
         if max(self.chunks) < 2:
@@ -128,6 +140,8 @@ def _program(plan: HandPlan, placement: Placement, program: ProgramName) -> str:
     slots = placement.enter_slots if program.side is Side.ENTER else placement.exit_slots
     following = program.chunk + 1
     goes_on = following < len(plan.chunks)
+    decides = not goes_on and program.side is Side.ENTER and plan.verdict
+    overrides = decides and plan.point.kind in OVERRIDING - VERDICTS
     return _PROGRAM % {
         "name": program.name,
         "mark": plan.mark,
@@ -137,35 +151,46 @@ def _program(plan: HandPlan, placement: Placement, program: ProgramName) -> str:
         "work": plan.chunks[program.chunk],
         "defer": _DEFER % placement.attachment if plan.defers and program.side is Side.ENTER else "",
         "first": _FIRST if program.chunk == 0 else "",
-        "call": _CALL % (slots[following], _SLOTS[plan.point.kind]) if goes_on else "",
+        "call": _CALL % (slots[following], _array(plan.point, placement, program.side))
+        if goes_on
+        else _OVERRIDE % (plan.verdict, placement.attachment)
+        if overrides
+        else "",
+        "result": plan.verdict if decides and plan.point.kind in VERDICTS else 0,
     }
+
+
+def _array(point: HookPoint, placement: Placement, side: Side) -> str:
+    if point.kind in TRAMPOLINES:
+        return f"slots_{placement.attachment}_{side.value}"
+    return _SLOTS.get(point.kind, "slots_probe")
 
 
 _SLOTS = {
     PointKind.SYSCALL: "slots",
     PointKind.TRACEPOINT: "slots",
     PointKind.RAW_TRACEPOINT: "slots_raw",
-    PointKind.UPROBE: "slots_probe",
-    PointKind.USDT: "slots_probe",
 }
 
 
 class Bench:
     """Hook points of hand-made plans, and what their programs counted."""
 
-    def __init__(self, maps: Maps, tracefs: Path, links: Path) -> None:
+    def __init__(self, maps: Maps, tracefs: Path, pins: Pins) -> None:
         self.maps = maps
-        self.links = links
+        self.links = pins.links
         self.arrays = {kind: SlotArray(name, maps.fileno(name), MAX_PROGRAM_SLOTS) for kind, name in SLOT_MAPS.items()}
         loader = Loader(ensure_tree(), maps.descriptors(), LoaderLimits())
+        arrays, targets = PointArrays(self.arrays, pins.maps), Targets()
         self.points: HookPoints[HandPlan] = HookPoints(
             PointParts(
-                PointLoader(loader, HandCompiler(), self.arrays),
-                Attacher(tracefs),
-                self.arrays,
+                PointLoader(loader, HandCompiler(), arrays, targets),
+                Attacher(tracefs, targets, maps.fileno("overrides")),
+                arrays,
+                targets,
                 Grace(),
                 lambda: waiting_attachments(maps),
-                links,
+                pins.links,
             )
         )
 
@@ -229,7 +254,7 @@ def open_bench(tracefs: Path) -> Iterator[Bench]:
     with prepare_pins() as pins:
         maps = create_maps(pins.maps)
         try:
-            bench = Bench(maps, tracefs, pins.links)
+            bench = Bench(maps, tracefs, pins)
             try:
                 yield bench
             finally:

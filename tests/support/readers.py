@@ -13,7 +13,7 @@ from pathlib import Path
 from agent.kernel import bpf
 from agent.kernel.headers import ensure_tree
 from agent.kernel.layout import map_specs
-from agent.kernel.loader import Loader, LoaderLimits, ProgramSource
+from agent.kernel.loader import Loader, LoaderLimits, ProgramForm, ProgramSource
 from tests.support.names import project_dir
 from tests.support.wait import wait_until
 
@@ -151,7 +151,7 @@ def load_readers() -> Iterator[Readers]:
     if "struct load_info {" not in (Path(tree) / "include/podgate_btf.h").read_text():
         text = f'#include "lib/kernel.h"\n{LOAD_INFO}{text}'
     loader = Loader(tree, {name: fd.fileno() for name, fd in maps.items()}, LoaderLimits())
-    programs = loader.load(ProgramSource(text, dict.fromkeys(_names(text), bpf.ProgType.RAW_TRACEPOINT)))
+    programs = loader.load(ProgramSource(text, dict.fromkeys(_names(text), ProgramForm(bpf.ProgType.RAW_TRACEPOINT))))
     readers = Readers(programs, maps, value)
     try:
         yield readers

@@ -17,12 +17,13 @@ from agent.policy.errors import PolicyErrors, Problems
 from agent.policy.facts import RawTracepoint, RecordField, Types
 from agent.policy.model import Action, Arg, Hook, HookKind, Selector, Source, UprobeTarget
 from agent.policy.resolve_user import resolve_user_hook
+from tests.support.kernel_facts import NoFunctions
 
 SOURCE = Source("p.yaml", 7, 3)
 PROVIDER = "podgate_test"
 
 
-class UserFacts(UserFiles):
+class UserFacts(NoFunctions, UserFiles):
     """The node's files, and of its kernel the types only. refusal: why no program may write to processes."""
 
     refusal = ""

@@ -11,15 +11,25 @@ from pathlib import Path
 import pytest
 
 from agent.kernel import attach, bpf
-from agent.kernel.attach import PROGRAM_TYPES, SLOT_MAPS, Attacher, Attachment, Place, dispatcher, pin_name, through
+from agent.kernel.attach import PROGRAM_TYPES, SLOT_MAPS, Attacher, Attachment, Place, check_side, pin_name, through
+from agent.kernel.dispatcher import dispatcher, overrider
 from agent.kernel.errors import KernelError
 from agent.kernel.layout import MAX_PROGRAM_SLOTS, map_specs
+from agent.kernel.loader import ProgramForm
+from agent.kernel.point_arrays import OWN_SLOTS
+from agent.kernel.targets import ATTACH_TYPES, Targets
 from agent.kernel.user_files import UserFiles
-from agent.policy.access import HookPoint, PointKind
+from agent.policy.access import TRAMPOLINES, TWO_SIDED, HookPoint, PointKind
 from agent.policy.codegen_unit import Side
+from agent.policy.plan import MAX_CHUNKS
 
 SYSCALL = HookPoint(PointKind.SYSCALL, "newfstatat")
 UPROBE = HookPoint(PointKind.UPROBE, "/usr/lib/libc.so.6", 0x1234)
+KPROBE = HookPoint(PointKind.KPROBE, "ovl_open", module="overlay")
+OVERRIDE = HookPoint(PointKind.OVERRIDE, "should_failslab")
+FENTRY = HookPoint(PointKind.FENTRY, "ovl_open", module="overlay")
+FMOD_RET = HookPoint(PointKind.FMOD_RET, "security_file_open")
+LSM = HookPoint(PointKind.LSM, "file_open")
 USDT = HookPoint(PointKind.USDT, "/usr/lib/libc.so.6", 0x1234, 0x500)
 
 
@@ -35,11 +45,40 @@ def test_a_dispatcher_is_a_tail_call_and_a_return() -> None:
     )
 
 
+def test_an_overrider_takes_its_own_verdict_and_has_no_tail_call() -> None:
+    assert overrider(0x11223344, 77) == bytes.fromhex(
+        "bf 16 0000 00000000"  # mov r6, r1
+        "62 0a fcff 00000000"  # *(u32 *)(r10 - 4) = 0
+        "bf a2 0000 00000000"  # mov r2, r10
+        "07 02 0000 fcffffff"  # r2 += -4
+        "18 11 0000 44332211"  # lddw r1, map fd
+        "00 00 0000 00000000"
+        "85 00 0000 01000000"  # call bpf_map_lookup_elem
+        "15 00 0800 00000000"  # if r0 == 0 goto the end
+        "61 01 0400 00000000"  # r1 = *(u32 *)(r0 + 4)
+        "55 01 0600 4d000000"  # if r1 != attachment goto the end
+        "61 02 0000 00000000"  # r2 = *(u32 *)r0
+        "7a 00 0000 00000000"  # *(u64 *)r0 = 0
+        "67 02 0000 20000000"  # r2 <<= 32
+        "c7 02 0000 20000000"  # r2 s>>= 32
+        "bf 61 0000 00000000"  # mov r1, r6
+        "85 00 0000 3a000000"  # call bpf_override_return
+        "b7 00 0000 00000000"  # mov r0, 0
+        "95 00 0000 00000000"  # exit
+    )
+
+
 def test_every_kind_has_an_array_of_slots() -> None:
     specs = {spec.name: (spec.kind, spec.entries) for spec in map_specs(4096, 64)}
-    arrays = {SLOT_MAPS[PROGRAM_TYPES[kind]] for kind in PointKind}
+    arrays = {SLOT_MAPS[PROGRAM_TYPES[kind]] for kind in PointKind if kind not in TRAMPOLINES}
     assert {specs[name] for name in arrays} == {(bpf.MapType.PROG_ARRAY, MAX_PROGRAM_SLOTS)}
     assert len(arrays) == len(SLOT_MAPS)
+    assert OWN_SLOTS >= 1 + 3 * (MAX_CHUNKS - 1)
+
+
+def test_every_side_of_a_trampoline_has_an_attach_type() -> None:
+    sides = {(kind, side) for kind in TRAMPOLINES for side in Side if side is Side.ENTER or kind in TWO_SIDED}
+    assert ATTACH_TYPES.keys() == sides
 
 
 @pytest.mark.parametrize(
@@ -52,6 +91,18 @@ def test_every_kind_has_an_array_of_slots() -> None:
         (UPROBE, Side.ENTER, "uprobe /usr/lib/libc.so.6+0x1234"),
         (UPROBE, Side.EXIT, "uretprobe /usr/lib/libc.so.6+0x1234"),
         (USDT, Side.ENTER, "uprobe /usr/lib/libc.so.6+0x1234, reference counter 0x500"),
+        (HookPoint(PointKind.SYSCALL_FENTRY, "openat"), Side.ENTER, "fentry __x64_sys_openat"),
+        (HookPoint(PointKind.SYSCALL_FENTRY, "openat"), Side.EXIT, "fexit __x64_sys_openat"),
+        (HookPoint(PointKind.SYSCALL_OVERRIDE, "openat"), Side.ENTER, "kprobe __x64_sys_openat (override)"),
+        (HookPoint(PointKind.SYSCALL_OVERRIDE, "openat"), Side.EXIT, "kretprobe __x64_sys_openat"),
+        (KPROBE, Side.ENTER, "kprobe ovl_open [overlay]"),
+        (KPROBE, Side.EXIT, "kretprobe ovl_open [overlay]"),
+        (OVERRIDE, Side.ENTER, "kprobe should_failslab (override)"),
+        (FENTRY, Side.ENTER, "fentry ovl_open [overlay]"),
+        (FENTRY, Side.EXIT, "fexit ovl_open [overlay]"),
+        (FMOD_RET, Side.ENTER, "fmod_ret security_file_open"),
+        (FMOD_RET, Side.EXIT, "fexit security_file_open"),
+        (LSM, Side.ENTER, "lsm file_open"),
     ],
 )
 def test_what_it_is_attached_through_is_told_in_the_kernels_words(point: HookPoint, side: Side, words: str) -> None:
@@ -67,16 +118,20 @@ def test_names_of_pins_are_names_in_bpffs() -> None:
 
 
 class _Kernel:
-    """Programs and events that are opened, and one call that fails."""
+    """Programs and events that are opened, and one call that fails, after as many of the same that do not."""
 
-    def __init__(self, fails: str = "") -> None:
+    def __init__(self, fails: str = "", after: int = 0) -> None:
         self.fails = fails
+        self._after = after
+        self.loaded: list[tuple[object, ...]] = []
         self.events: list[tuple[int, int, str, int]] = []
         self.open = 0
 
     def _fd(self, what: str) -> bpf.Fd:
         if what == self.fails:
-            raise KernelError(what, errno.EINVAL)
+            if not self._after:
+                raise KernelError(what, errno.EINVAL)
+            self._after -= 1
         self.open += 1
         kernel = self
 
@@ -94,8 +149,17 @@ class _Kernel:
 
         return _Fd()
 
-    def load_program(self, *_arguments: object) -> bpf.Fd:
-        return self._fd("load")
+    def load_program(self, kind: bpf.ProgType, _code: bytes, name: str, *target: int) -> bpf.Fd:
+        self.loaded.append((kind, name, *target))
+        return self._fd("override" if name == "pg_override" and self.fails == "override" else "load")
+
+    def open_kprobe_event(self, pmu: int, function: str, config: int = 0) -> bpf.Fd:
+        self.events.append((pmu, config, function, 0))
+        return self._fd("event")
+
+    def open_raw_tracepoint(self, name: str, _program: int) -> bpf.Fd:
+        self.events.append((0, 0, name, 0))
+        return self._fd("link")
 
     def open_uprobe_event(self, pmu: int, config: int, path: str, offset: int) -> bpf.Fd:
         self.events.append((pmu, config, path, offset))
@@ -113,6 +177,21 @@ class _Kernel:
         return bpf.ProgramInfo(42, 64, 6, 9)
 
 
+CALLS = (
+    *("load_program", "open_uprobe_event", "open_kprobe_event", "open_raw_tracepoint"),
+    *("link_perf_event", "pin", "program_info"),
+)
+
+
+class _Targets(Targets):
+    """BTF in which every function is number 400."""
+
+    def form(self, point: HookPoint, side: Side) -> ProgramForm:
+        if point.kind not in TRAMPOLINES:
+            return ProgramForm(PROGRAM_TYPES[point.kind])
+        return ProgramForm(PROGRAM_TYPES[point.kind], ATTACH_TYPES[point.kind, side], 400, 33 if point.module else 0)
+
+
 @pytest.fixture
 def devices(tmp_path: Path) -> Path:
     folder = tmp_path / "devices/uprobe/format"
@@ -120,15 +199,20 @@ def devices(tmp_path: Path) -> Path:
     (folder / "ref_ctr_offset").write_text("config:32-63\n")
     (folder / "retprobe").write_text("config:0\n")
     (folder.parent / "type").write_text("8\n")
+    kprobe = tmp_path / "devices/kprobe/format"
+    kprobe.mkdir(parents=True)
+    (kprobe / "retprobe").write_text("config:1\n")
+    (kprobe.parent / "type").write_text("7\n")
     return folder.parents[1]
 
 
 def _attach(
     monkeypatch: pytest.MonkeyPatch, devices: Path, kernel: _Kernel, point: HookPoint, side: Side
 ) -> Attachment:
-    for name in ("load_program", "open_uprobe_event", "link_perf_event", "pin", "program_info"):
+    for name in CALLS:
         monkeypatch.setattr(bpf, name, getattr(kernel, name))
-    return Attacher(devices, devices).attach(point, side, Place(5, 6, devices / "pin"))
+    attacher = Attacher(devices, _Targets(), 9, devices)
+    return attacher.attach(point, side, Place(5, 6, devices / "pin", 77))
 
 
 @pytest.mark.parametrize(
@@ -149,6 +233,97 @@ def test_a_probe_is_an_event_with_its_counter_and_side_in_the_config(
     assert (attachment.program, kernel.open, (devices / "pin").exists()) == (42, 1, True)
     attachment.detach()
     assert (kernel.open, (devices / "pin").exists()) == (0, False)
+
+
+@pytest.mark.parametrize(("side", "config"), [(Side.ENTER, 0), (Side.EXIT, 2)])
+def test_a_function_is_probed_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, devices: Path, side: Side, config: int
+) -> None:
+    kernel = _Kernel()
+    _attach(monkeypatch, devices, kernel, KPROBE, side).detach()
+    assert kernel.events == [(7, config, "ovl_open", 0)]
+    assert kernel.loaded == [(bpf.ProgType.KPROBE, f"pg_{side.value}", 0, 0, 0)]
+    assert kernel.open == 0
+
+
+@pytest.mark.parametrize(
+    ("point", "side", "target"),
+    [
+        (FENTRY, Side.ENTER, (bpf.ProgType.TRACING, "pg_enter", 24, 400, 33)),
+        (FENTRY, Side.EXIT, (bpf.ProgType.TRACING, "pg_exit", 25, 400, 33)),
+        (FMOD_RET, Side.ENTER, (bpf.ProgType.TRACING, "pg_enter", 26, 400, 0)),
+        (FMOD_RET, Side.EXIT, (bpf.ProgType.TRACING, "pg_exit", 25, 400, 0)),
+        (LSM, Side.ENTER, (bpf.ProgType.LSM, "pg_enter", 27, 400, 0)),
+    ],
+)
+def test_a_trampoline_program_is_loaded_for_its_function(
+    monkeypatch: pytest.MonkeyPatch, devices: Path, point: HookPoint, side: Side, target: tuple[object, ...]
+) -> None:
+    kernel = _Kernel()
+    attachment = _attach(monkeypatch, devices, kernel, point, side)
+    assert (kernel.loaded, kernel.events, kernel.open) == ([target], [(0, 0, "", 0)], 1)
+    attachment.detach()
+    assert (kernel.open, (devices / "pin").exists()) == (0, False)
+
+
+def test_overrider_is_attached_before_the_dispatcher_and_goes_after_it(
+    monkeypatch: pytest.MonkeyPatch, devices: Path
+) -> None:
+    kernel = _Kernel()
+    attachment = _attach(monkeypatch, devices, kernel, OVERRIDE, Side.ENTER)
+    assert [name for _, name, *_ in kernel.loaded] == ["pg_override", "pg_enter"]
+    assert kernel.events == [(7, 0, "should_failslab", 0)] * 2
+    assert sorted(path.name for path in devices.glob("pin*")) == ["pin", "pin_override"]
+    assert kernel.open == 2
+    attachment.detach()
+    assert (kernel.open, list(devices.glob("pin*"))) == (0, [])
+
+
+@pytest.mark.parametrize("side", Side)
+def test_only_the_entry_of_an_override_has_an_overrider(
+    monkeypatch: pytest.MonkeyPatch, devices: Path, side: Side
+) -> None:
+    kernel = _Kernel()
+    _attach(monkeypatch, devices, kernel, HookPoint(PointKind.SYSCALL_OVERRIDE, "openat"), side).detach()
+    assert len(kernel.loaded) == (2 if side is Side.ENTER else 1)
+    assert {function for _, _, function, _ in kernel.events} == {"__x64_sys_openat"}
+
+
+@pytest.mark.parametrize("fails", ["load", "override", "event", "link", "pin", "info"])
+@pytest.mark.parametrize("after", [0, 1])
+def test_override_that_fails_anywhere_leaves_nothing_attached(
+    monkeypatch: pytest.MonkeyPatch, devices: Path, fails: str, after: int
+) -> None:
+    """At the overrider, or at the dispatcher after it."""
+    kernel = _Kernel(fails, after)
+    if after and fails == "override":
+        _attach(monkeypatch, devices, kernel, OVERRIDE, Side.ENTER).detach()
+    else:
+        with pytest.raises(KernelError, match="EINVAL"):
+            _attach(monkeypatch, devices, kernel, OVERRIDE, Side.ENTER)
+    assert (kernel.open, list(devices.glob("pin*"))) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("point", "fails", "words"),
+    [
+        (OVERRIDE, "override", r"kprobe should_failslab \(override\): EINVAL .*CONFIG_BPF_KPROBE_OVERRIDE=y"),
+        (OVERRIDE, "link", r"kprobe should_failslab \(override\): EINVAL .*error_injection/list"),
+        (KPROBE, "event", r"kprobe ovl_open \[overlay\]: EINVAL .*kprobes/blacklist"),
+        (FENTRY, "link", r"fentry ovl_open \[overlay\]: EINVAL .*does not let programs of this kind"),
+        (LSM, "load", r"lsm file_open: EINVAL .*does not let programs of this kind"),
+    ],
+)
+def test_function_that_is_refused_is_named_with_advice(
+    monkeypatch: pytest.MonkeyPatch, devices: Path, point: HookPoint, fails: str, words: str
+) -> None:
+    with pytest.raises(KernelError, match=words):
+        _attach(monkeypatch, devices, _Kernel(fails), point, Side.ENTER)
+
+
+def test_lsm_hooks_have_no_return() -> None:
+    with pytest.raises(KernelError, match="lsm file_open has no return"):
+        check_side(LSM, Side.EXIT)
 
 
 def test_places_of_the_fields_are_those_of_the_format_files(monkeypatch: pytest.MonkeyPatch, devices: Path) -> None:

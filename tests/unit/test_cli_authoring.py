@@ -90,11 +90,12 @@ def test_a_file_that_cannot_be_read_is_a_refusal(stage: Stage) -> None:
 
 
 def test_what_no_node_can_do_is_an_error_offline_too(stage: Stage) -> None:
-    text = _GOOD.replace("sys_lseek}", "sys_lseek, selectors: [{matchActions: [{action: Override, argError: -1}]}]}")
+    notify = "sys_lseek, selectors: [{matchActions: [{action: NotifyEnforcer, argError: -1}]}]}"
+    text = _GOOD.replace("sys_lseek}", notify).replace("spec: {", "spec: {enforcers: [{calls: [sys_lseek]}], ")
     result = stage.run("policy", "check", "-", text=text)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("<stdin>:4:")
-    assert "Override" in result.stderr
+    assert "NotifyEnforcer" in result.stderr
 
 
 def test_a_selection_of_nodes_is_an_error_offline_too(stage: Stage) -> None:
@@ -159,7 +160,7 @@ def test_an_explanation_has_all_of_its_parts(stage: Stage, tmp_path: Path) -> No
         "  mode: enforce: actions that enforce are carried out",
         "",
         "kprobes[0]: syscall sys_openat",
-        "  hooks: the system call openat, at syscalls/sys_enter_openat and syscalls/sys_exit_openat",
+        "  hooks: the system call openat",
         '  message: "no keys"',
         "  reads: argument 1 (string): text up to its NUL in the process's memory, at most 4,096 bytes",
         "  reads: what is returned (int): a number of 32 bits, signed",
@@ -168,7 +169,7 @@ def test_an_explanation_has_all_of_its_parts(stage: Stage, tmp_path: Path) -> No
         "  at the return: the event, with what was returned when returnArg is given",
         "",
         "kprobes[1]: syscall sys_access",
-        "  hooks: the system call access, at syscalls/sys_enter_access",
+        "  hooks: the system call access",
         "  when: always",
         "    then: an event",
         "",
@@ -303,7 +304,7 @@ def test_what_this_node_leaves_out_is_told(stage: Stage) -> None:
     assert (gap["section"], gap["name"], gap["reason"]) == ("kprobes[1]", "nosuchcall", "call_not_found")
     explained = stage.run("policy", "explain", "-", text=PARTIAL).stdout
     assert "\nthis node can do it in part: not enforced are\n" in explained
-    assert '"nosuchcall": this kernel has no such system call' in explained
+    assert '"nosuchcall": this kernel has no such' in explained
     nothing = PARTIAL.replace("{call: sys_lseek}, ", "")
     assert "\nnothing of it is enforced on this node\n" in stage.run("policy", "explain", "-", text=nothing).stdout
 
@@ -334,4 +335,10 @@ def test_the_explanation_in_the_documentation_is_what_is_printed(
     (explanation,) = re.findall(r"^```text\n(.*?)^  - …\n```$", page, re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Path("no-secrets.yaml").write_text(policy)
-    assert stage.run("policy", "explain", "no-secrets.yaml").stdout.startswith(explanation)
+    printed = stage.run("policy", "explain", "no-secrets.yaml").stdout
+    assert _without_ways(printed).startswith(_without_ways(explanation))
+
+
+def _without_ways(explanation: str) -> str:
+    """An explanation without what hooks are attached to: that depends on the node."""
+    return re.sub("^(  hooks: [^,]*),.*$", r"\1", explanation, flags=re.MULTILINE)

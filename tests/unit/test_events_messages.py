@@ -61,6 +61,26 @@ def understood(of: PointHook, ids: dict[Value, int] | None = None) -> RuleName:
     [
         (point(hook()), {"hook": "syscall", "function": "__x64_sys_newuname", "call": "sys_newuname"}),
         (
+            point(hook(), PointKind.SYSCALL_FENTRY),
+            {"hook": "syscall", "function": "__x64_sys_newuname", "call": "sys_newuname"},
+        ),
+        (
+            point(hook(), PointKind.SYSCALL_OVERRIDE),
+            {"hook": "syscall", "function": "__x64_sys_newuname", "call": "sys_newuname"},
+        ),
+        (
+            point(hook(HookKind.KPROBE, call="list:tcp"), PointKind.FENTRY, "tcp_connect"),
+            {"hook": "kprobe", "function": "tcp_connect", "call": "list:tcp"},
+        ),
+        (
+            point(hook(HookKind.KPROBE, call="security_file_open"), PointKind.LSM, "file_open"),
+            {"hook": "kprobe", "function": "security_file_open"},
+        ),
+        (
+            point(hook(HookKind.LSM, call="file_open"), PointKind.LSM, "file_open"),
+            {"hook": "lsmhook", "function": "file_open"},
+        ),
+        (
             point(hook(HookKind.TRACEPOINT, calls=("sched/a",), call="sched/a"), PointKind.TRACEPOINT, "sched/a"),
             {"hook": "tracepoint", "subsystem": "sched", "event": "a"},
         ),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -11,12 +11,14 @@ from typing import cast
 import pytest
 
 from agent.kernel import bpf, hookpoints
-from agent.kernel.attach import PROGRAM_TYPES, Attacher, Attachment, Place
+from agent.kernel.attach import PROGRAM_TYPES, SLOT_MAPS, Attacher, Attachment, Place
 from agent.kernel.errors import KernelError, LoaderError
 from agent.kernel.hookpoints import HookPoints, PointParts
-from agent.kernel.loader import ProgramSource
+from agent.kernel.loader import ProgramForm, ProgramSource
+from agent.kernel.point_arrays import OwnArray, PointArrays
 from agent.kernel.point_loader import PointLoader
 from agent.kernel.slots import Grace, SlotArray
+from agent.kernel.targets import ATTACH_TYPES, Targets
 from agent.policy.access import HookPoint, PointKind
 from agent.policy.codegen_unit import Placement, ProgramName, Side
 from agent.policy.plan import PlanError
@@ -27,6 +29,8 @@ WRITE = HookPoint(PointKind.SYSCALL, "write")
 EVENT = HookPoint(PointKind.TRACEPOINT, "sched/sched_switch")
 RAW = HookPoint(PointKind.RAW_TRACEPOINT, "sched_switch")
 PROBE = HookPoint(PointKind.UPROBE, "/bin/sh", 16)
+OPEN = HookPoint(PointKind.FMOD_RET, "security_file_open")
+CONNECT = HookPoint(PointKind.FENTRY, "tcp_connect")
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,12 @@ class Loader:
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
         self.requests: list[int] = []
+        self.sources: list[ProgramSource] = []
 
     def load(self, source: ProgramSource) -> dict[str, bpf.Fd]:
         self.faults.step("load")
         self.requests.append(len(source.programs))
+        self.sources.append(source)
         large = tuple(name for name in source.programs if name.endswith("True"))
         if large:
             raise LoaderError("load", "too large", True, large)
@@ -97,7 +103,7 @@ class Loader:
 
 class Array(SlotArray):
     def __init__(self, name: str, faults: Faults) -> None:
-        super().__init__(name, 0, ENTRIES)
+        super().__init__(name, id(self), ENTRIES)
         self.faults = faults
         self.contents: dict[int, str] = {}
 
@@ -116,6 +122,43 @@ class Array(SlotArray):
 
     def instructions(self, slot: int) -> int:
         return 10 * (slot in self.contents)
+
+
+class OwnedArray(Array):
+    """One side's own."""
+
+    def close(self) -> None:
+        self.faults.log.append(f"close {self.name}")
+        assert not self.contents
+
+
+class Arrays(PointArrays):
+    def __init__(self, shared: dict[bpf.ProgType, Array], faults: Faults) -> None:
+        super().__init__(shared, Path("/maps"))
+        self.faults = faults
+        self.owned: list[OwnedArray] = []
+
+    @property
+    def names(self) -> list[str]:
+        """Of those that there are."""
+        return sorted(array.name for array in self._own.values())
+
+    def _make(self, name: str) -> OwnArray:
+        self.faults.step(f"make {name}")
+        self.owned.append(OwnedArray(name, self.faults))
+        return cast(OwnArray, self.owned[-1])
+
+
+class NoBtf(Targets):
+    """The id of a function is the length of its name."""
+
+    released = 0
+
+    def form(self, point: HookPoint, side: Side) -> ProgramForm:
+        return ProgramForm(PROGRAM_TYPES[point.kind], ATTACH_TYPES.get((point.kind, side), 0), len(point.function))
+
+    def release(self) -> None:
+        self.released += 1
 
 
 class Attached(Attachment):
@@ -140,6 +183,7 @@ class Node:
 
     faults: Faults = field(default_factory=Faults)
     attached: dict[tuple[HookPoint, Side], int] = field(default_factory=dict)
+    places: dict[tuple[HookPoint, Side], Place] = field(default_factory=dict)
     made: list[Attached] = field(default_factory=list)
     waiting: set[int] = field(default_factory=set)
     lingering: bool = False
@@ -147,13 +191,15 @@ class Node:
 
     def __post_init__(self) -> None:
         self.loader = Loader(self.faults)
-        self.arrays = {kind: Array(kind.name, self.faults) for kind in sorted(set(PROGRAM_TYPES.values()))}
-        arrays = cast(Mapping[bpf.ProgType, SlotArray], self.arrays)
+        self.arrays = {kind: Array(kind.name, self.faults) for kind in sorted(SLOT_MAPS)}
+        self.own = Arrays(self.arrays, self.faults)
+        self.targets = NoBtf()
         self.points: HookPoints[Plan] = HookPoints(
             PointParts(
-                PointLoader(self.loader, self.compiler, arrays),
+                PointLoader(self.loader, self.compiler, self.own, self.targets),
                 cast(Attacher, self),
-                arrays,
+                self.own,
+                self.targets,
                 cast(Grace, self),
                 lambda: self.waiting,
                 Path("/links"),
@@ -164,6 +210,7 @@ class Node:
         self.faults.step(f"attach {side.value} {point.name}")
         attached = Attached(self, (point, side))
         self.attached[point, side] = place.slot
+        self.places[point, side] = place
         self.made.append(attached)
         return attached
 
@@ -178,8 +225,8 @@ class Node:
 
     def state(self) -> object:
         """All that calls come across: what is attached, and the chains' first programs there."""
-        arrays = {point: self.arrays[PROGRAM_TYPES[point.kind]] for point, _ in self.attached}
-        heads = {key: arrays[key[0]].contents.get(slot) for key, slot in self.attached.items()}
+        arrays = {array.fd: array for array in (*self.arrays.values(), *self.own.owned)}
+        heads = {key: arrays[self.places[key].array].contents.get(slot) for key, slot in self.attached.items()}
         return heads, self.points.points()
 
     @property
@@ -188,7 +235,7 @@ class Node:
 
     @property
     def filled(self) -> int:
-        return sum(len(array.contents) for array in self.arrays.values())
+        return sum(len(array.contents) for array in (*self.arrays.values(), *self.own.owned))
 
 
 @pytest.fixture
@@ -246,6 +293,60 @@ def test_kinds_have_arrays_of_their_own(node: Node) -> None:
     assert [len(node.arrays[kind].contents) for kind in types] == [2, 1, 1]
 
 
+def test_each_side_of_a_function_has_an_array_of_its_own(node: Node) -> None:
+    node.apply(Plan(READ, "a"), Plan(OPEN, "a", (1, 1), has_return=True))
+    node.apply(Plan(CONNECT, "a"))
+    contents = {array.name: array.contents for array in node.own.owned}
+    assert contents == {
+        "slots_2_enter": {0: "security_file_open:a:enter:0:False", 1: "security_file_open:a:enter:1:False"},
+        "slots_2_exit": {0: "security_file_open:a:exit:0:False", 1: "security_file_open:a:exit:1:False"},
+        "slots_3_enter": {0: "tcp_connect:a:enter:0:False"},
+    }
+    assert [len(array.contents) for array in node.arrays.values()] == [0, 1, 0]
+    assert node.points.describe()[0].through == ("fentry tcp_connect",)
+
+
+def test_request_has_the_arrays_of_its_hook_points_and_the_forms_of_their_programs(node: Node) -> None:
+    node.apply(Plan(CONNECT, "a"))
+    node.apply(Plan(READ, "a"), Plan(OPEN, "a", has_return=True))
+    last = node.loader.sources[-1]
+    assert list(last.maps) == ["slots_3_enter", "slots_3_exit"]
+    assert list(last.maps.values()) == [array.fd for array in node.own.owned[1:]]
+    forms = {name.split(":")[0] + name.split(":")[2]: form for name, form in last.programs.items()}
+    function = len("security_file_open")
+    assert forms == {
+        "readenter": ProgramForm(bpf.ProgType.TRACEPOINT),
+        "security_file_openenter": ProgramForm(bpf.ProgType.TRACING, 26, function),
+        "security_file_openexit": ProgramForm(bpf.ProgType.TRACING, 25, function),
+    }
+    assert node.targets.released == 2
+
+
+def test_array_of_its_own_goes_with_its_side_when_no_dispatcher_is_left(node: Node) -> None:
+    node.apply(Plan(OPEN, "a", (1, 1), has_return=True))
+    node.apply(Plan(OPEN, "b", (1, 1)))
+    assert node.own.names == ["slots_1_enter"]
+    node.lingering = True
+    node.points.apply({OPEN: None})
+    assert (node.own.names, node.filled) == (["slots_1_enter"], 1)  # emptied is the head alone
+    node.lingering = False
+    node.faults.log.clear()
+    assert node.points.settle()
+    assert node.faults.log == ["wait", "empty 0", "empty 2", "close slots_1_enter"]
+    assert node.own.names == []
+
+
+def test_change_that_fails_closes_the_arrays_that_it_made(node: Node) -> None:
+    with pytest.raises(KernelError, match="64 slots left, 64 needed"):
+        node.apply(Plan(OPEN, "a"), Plan(CONNECT, "a", (1,) * (ENTRIES + 1)))
+    assert (len(node.own.owned), node.own.names) == (2, [])
+
+
+def test_function_without_a_return_is_told_as_the_kernel_names_it(node: Node) -> None:
+    with pytest.raises(KernelError, match="lsm file_open has no return"):
+        node.apply(Plan(HookPoint(PointKind.LSM, "file_open"), "a", has_return=True))
+
+
 def test_removed_hook_point_is_empty_before_it_is_detached_and_the_entry_goes_first(node: Node) -> None:
     node.apply(Plan(READ, "a", (1, 1), has_return=True))
     node.faults.log.clear()
@@ -276,13 +377,15 @@ def test_plan_that_is_in_force_is_not_loaded_again(node: Node) -> None:
     assert node.loader.requests == [2, 1]
 
 
-OLD = (Plan(READ, "a", (1, 1), has_return=True), Plan(RAW, "a"))
+OLD = (Plan(READ, "a", (1, 1), has_return=True), Plan(RAW, "a"), Plan(OPEN, "a", (1, 1)))
 NEW = (
     Plan(READ, "b", (1, 1, 1), has_return=True),
     Plan(RAW, "b", (1, 1)),
     Plan(WRITE, "b", (1, 1), has_return=True),
     Plan(EVENT, "b"),
     Plan(PROBE, "b", has_return=True),
+    Plan(OPEN, "b", (1, 1, 1), has_return=True),
+    Plan(CONNECT, "b"),
 )
 
 
@@ -318,11 +421,12 @@ def _fail_at(step: int) -> bool:
     if not made:
         assert node.state() == before
         assert node.points.settle()
-        assert (node.free, node.filled) == (free, 5)
+        assert (node.free, node.filled, node.own.names) == (free, 7, ["slots_3_enter"])
         node.apply(*NEW)
     assert set(node.points.points()) == {plan.point for plan in NEW}
     node.points.settle()
-    assert node.filled == ENTRIES * 3 - sum(node.free) == 3 + 3 + 2 + 2 + 2 + 1 + 2
+    assert ENTRIES * 3 - sum(node.free) == 3 + 3 + 2 + 2 + 2 + 1 + 2
+    assert (node.filled, len(node.own.names)) == (15 + 3 + 3 + 1, 3)
     return made
 
 

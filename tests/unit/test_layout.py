@@ -99,7 +99,7 @@ STRUCTS = (
     *("pg_binding", "pg_string", "pg_call", "pg_event", "pg_item", "pg_part", "pg_rest", "pg_hit"),
     *("pg_deferred", "pg_exec_awaited", "pg_exec_text", "pg_return_key", "pg_awaited", "pg_return"),
     *("pg_stat", "pg_modes", "pg_rate_key", "pg_error_site", "pg_selfcheck"),
-    *("pg_lineage", "pg_lineage_state", "pg_lost", "pg_note", "pg_owner"),
+    *("pg_lineage", "pg_lineage_state", "pg_lost", "pg_note", "pg_override", "pg_owner"),
     *DOOR_STRUCTS,
 )
 # Constants of the C, and what the Python has for them.
@@ -207,6 +207,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     includes = "".join(f'#include "maps/{name}.h"\n' for name in HEADERS)
     includes += "".join(f'#include "lib/{name}.h"\n' for name in ("sets", "automaton", "data"))
     shared = structures("base/base.c", "pg_selfcheck") + structures("lib/syscall.h", "pg_sys_enter", "pg_sys_exit")
+    shared += structures("lib/function.h", "pg_override")
     source = f'{SHIM}{includes}{shared}\nint main(void) {{ int n = 0; printf("{{"); {prints} '
     (folder / "layout.c").write_text(f'{source}printf("}}"); return 0; }}\n')
     flags = ["-std=gnu11", "-O2", "-w", f"-I{project_dir() / 'bpf'}", "-Wl,--unresolved-symbols=ignore-all", "-no-pie"]
@@ -335,6 +336,7 @@ MAPS: dict[str, tuple[str | int, str | int]] = {
     "lineage_slots": (4, 4),
     "lineage_draft": (4, "pg_lineage"),
     "lineage_note": (4, "pg_note"),
+    "overrides": (4, "pg_override"),
     **dict.fromkeys(SLOT_MAPS.values(), (4, 4)),
 }
 FAMILIES = {"texts": sets.ROOMS, "parts": sets.PARTS}  # named by a size that the C is given
@@ -349,6 +351,7 @@ FORMS = {
     "pg_lineage_state": layout.LINEAGE_STATE,
     "pg_note": layout.NOTE,
     "pg_owner": layout.OWNER,
+    "pg_override": layout.OVERRIDE,
 }
 
 

@@ -6,14 +6,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
 from agent.kernel import bpf, point_loader
 from agent.kernel.errors import LoaderError
 from agent.kernel.loader import MAX_PROGRAMS, ProgramSource
+from agent.kernel.point_arrays import PointArrays
 from agent.kernel.point_loader import MAX_CHUNKS, Draft, PointLoader, make_draft
 from agent.kernel.slots import SlotArray
+from agent.kernel.targets import Targets
 from agent.policy import plan as plans
 from agent.policy.access import HookPoint, PointKind
 from agent.policy.codegen_unit import Placement, ProgramName, Side
@@ -81,7 +84,8 @@ class Rig:
         self.loader = Loader(refuse)
         self.array = Array()
         self.placed: list[tuple[str, int]] = []
-        self.points: PointLoader[Plan] = PointLoader(self.loader, Compiler(), {bpf.ProgType.TRACEPOINT: self.array})
+        arrays = PointArrays({bpf.ProgType.TRACEPOINT: self.array}, Path("/maps"))
+        self.points: PointLoader[Plan] = PointLoader(self.loader, Compiler(), arrays, Targets())
 
     def place(self, plan: Plan) -> Placement:
         self.placed.append((plan.point.name, len(plan.chunks)))
@@ -207,6 +211,12 @@ def test_other_errors_are_not_tried_again() -> None:
     with pytest.raises(LoaderError, match="undeclared"):
         rig.load(plan("a", 8), plan("b"))
     assert len(rig.loader.texts) == 1
+
+
+def test_program_that_is_refused_is_told_with_its_hook_point() -> None:
+    refused = LoaderError("load", "b_0_1: EINVAL; b() is not modifiable", False, ("b_0_1",))
+    with pytest.raises(LoaderError, match=r"load: tracepoint syscalls/sys_enter_b: b_0_1: EINVAL; b\(\) is not"):
+        Rig(lambda _: refused).load(plan("a"), plan("b"))
 
 
 def test_draft_begins_as_small_as_it_had_to_be_or_can() -> None:

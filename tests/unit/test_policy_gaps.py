@@ -34,7 +34,7 @@ def test_each_call_that_a_kernel_does_not_have_is_one() -> None:
         ("kprobes[0]", "fork", GapReason.CALL_NOT_FOUND),
         ("kprobes[1]", "vfork", GapReason.CALL_NOT_FOUND),
     ]
-    assert str(gaps[0]).endswith('kprobes[0], "fork": this kernel has no such system call')
+    assert str(gaps[0]).endswith('kprobes[0], "fork": this kernel has no such system call or function')
     assert str(gaps[0]).startswith("test:1:")
 
 

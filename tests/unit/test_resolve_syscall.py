@@ -280,11 +280,3 @@ def test_registers_of_the_process() -> None:
 )
 def test_what_is_no_register(entry: Arg, message: str) -> None:
     assert message in faults(replace(syscall("getpid"), data=(entry,)))
-
-
-@pytest.mark.parametrize(
-    ("kind", "call"), [(HookKind.KPROBE, "do_exit"), (HookKind.FENTRY, "do_exit"), (HookKind.LSM, "file_open")]
-)
-def test_functions_of_the_kernel_are_refused(kind: HookKind, call: str) -> None:
-    what = f'kernel function hooks are not attached by this version, {kind.value} "{call}", hook a system call'
-    assert what in faults(make_hook(kind, call))

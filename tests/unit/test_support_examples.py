@@ -36,9 +36,9 @@ def test_every_example_is_complete(name: str, tmp_path: Path) -> None:
     assert any(not expected.events for expected in example.expected.values())
 
 
-def test_there_are_ten_examples_and_the_page_names_no_others() -> None:
-    assert len(example_names()) == 10
-    assert (EXAMPLES / "README.md").read_text().count("/policy.yaml) |") == 10
+def test_the_page_names_every_example_and_no_others() -> None:
+    assert len(example_names()) == 17
+    assert (EXAMPLES / "README.md").read_text().count("/policy.yaml) |") == 17
 
 
 def test_placeholders_and_files(tmp_path: Path) -> None:

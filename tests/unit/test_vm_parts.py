@@ -6,9 +6,11 @@ from __future__ import annotations
 import gzip
 import itertools
 import lzma
+import os
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,11 +23,12 @@ from tools.vm.errors import VmError
 from tools.vm.image import unpack_image
 from tools.vm.initrd import Modules, build_initrd, find_modules, needed_by, read_builtin, read_module
 from tools.vm.kernels import SUITES, Kernel, find_image, find_kernel, finish_kernel, kernel_folder
+from tools.vm.lock import hold
 from tools.vm.machine import Job, guest_script, qemu_command
 from tools.vm.override import NAME, OPTIONS, missing_options
 from tools.vm.packages import Package, same_source
 from tools.vm.results import Report, join_junit, read_report, render
-from tools.vm.suite import LIST, PROJECT, guest_command, parse_list
+from tools.vm.suite import GOLDEN_TEST, LIST, PROJECT, guest_command, parse_list
 
 ELF = b"\x7fELF and so on"
 SIZE = struct.pack("<I", len(ELF))
@@ -295,6 +298,33 @@ def test_pytest_ends_before_the_guest_does() -> None:
     (_, _, script) = guest_command({"all": ["tests/a.py", "b c"]}, 600.0, ("kernel", "guest"))
     assert "env REQUIRE=kernel,guest PODGATE_PATIENCE=8 timeout --signal=INT 540 " in script
     assert " --junit-xml=/out/junit-all.xml tests/a.py 'b c' 2>&1" in script
+
+
+def test_golden_code_is_given_to_the_lane_that_loads_it() -> None:
+    (_, _, script) = guest_command({"a": ["tests/a.py"], "b": [f"{GOLDEN_TEST}::test_x"]}, 600.0, ())
+    (first, second) = (line for line in script.splitlines() if "pytest" in line)
+    assert "PODGATE_GOLDEN" not in first
+    assert " PODGATE_GOLDEN=/out/golden.json timeout " in second
+    assert (PROJECT / GOLDEN_TEST).is_file()
+
+
+def test_runs_wait_for_each_other(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = (
+        "import sys; from pathlib import Path; from tools.vm.lock import hold\nwith hold(Path(sys.argv[1]), 'a'): pass"
+    )
+    with hold(tmp_path, "a"):
+        other = subprocess.Popen(
+            [sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True, cwd=PROJECT
+        )
+        assert other.stdout
+        said = other.stdout.readline()
+        assert said.startswith(f"vm: waiting for process {os.getpid()}: ")
+        assert "pytest" in said
+        assert other.poll() is None
+    assert other.communicate()[0] == ""
+    assert other.returncode == 0
+    with hold(tmp_path, "a"), hold(tmp_path, "b"):
+        assert capfd.readouterr().out == ""
 
 
 def test_options_that_did_not_survive_are_told() -> None:

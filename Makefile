@@ -54,6 +54,7 @@ ifneq ($(filter-out $(BENCHMARKS),$(NAME)),)
 else
 	@set -e; for name in $(or $(NAME),$(BENCHMARKS)); do \
 		printf 'bench: %s\n' "$$name"; \
+		case $$name in attach_cost) tools/setup vm ;; esac; \
 		case $$name in race | hook_faults) door="$(if $(DOOR),--door $(DOOR))" ;; *) door= ;; esac; \
 		$(PYTHON) -m "bench.$$name" $$door $(ARGS); \
 	done

@@ -2,7 +2,7 @@
 """The kernel `override`: Debian's 6.12 sources with function error injection, which none of Debian's own kernels has.
 
 Built once into the cache, from the package linux-source-6.12 and the options of override.config: some 1,800 files,
-about 20 minutes of processor time. It has no modules.
+about 15 minutes of processor time. It has no modules.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def build_kernel(cache: Path) -> Kernel:
     if kernel := find_kernel(cache, NAME):
         return kernel
     folder = kernel_folder(cache, NAME)
-    print(f"vm: {NAME}: building a kernel, once; it takes about 20 minutes of processor time", flush=True)
+    print(f"vm: {NAME}: building a kernel, once; it takes about 15 minutes of processor time", flush=True)
     begin = time.monotonic()
     tree = _unpack_source(folder / "source")
     _configure(tree)

@@ -18,6 +18,10 @@ LIST = PROJECT / "tests/vm/suite.txt"
 PATIENCE = 8
 # The lane of tests that are named on the command line.
 NAMED = "tests"
+# What that test loads is compiled here, before the guest boots: there it takes six minutes, here a quarter of one
+# (tests/support/golden_code.py).
+GOLDEN_TEST = "tests/vm/test_golden.py"
+GOLDEN = "golden.json"
 # Before the guest is ended: pytest has a minute to say what it has.
 _LAST_S = 60.0
 
@@ -43,9 +47,21 @@ def junit_of(lane: str) -> str:
     return f"junit-{lane}.xml"
 
 
+def golden_command(image: Path, release: str, out: Path) -> list[str]:
+    """What compiles for a kernel."""
+    python = str(PROJECT / ".venv/bin/python")
+    return [python, "-m", "tests.support.golden_code", str(out / GOLDEN), str(image), release]
+
+
+def wants_golden(lanes: Lanes) -> bool:
+    """Whether any lane has the test that loads it."""
+    return any(test.partition("::")[0] == GOLDEN_TEST for tests in lanes.values() for test in tests)
+
+
 def _pytest(lane: str, tests: Sequence[str], deadline_s: float, require: Sequence[str]) -> list[str]:
+    golden = f"PODGATE_GOLDEN=/out/{GOLDEN}" if wants_golden({lane: tests}) else ""
     return [
-        *("env", f"REQUIRE={','.join(require)}", f"PODGATE_PATIENCE={PATIENCE}"),
+        *filter(None, ("env", f"REQUIRE={','.join(require)}", f"PODGATE_PATIENCE={PATIENCE}", golden)),
         *("timeout", "--signal=INT", f"{max(deadline_s - _LAST_S, 1.0):.0f}"),
         *(str(PROJECT / ".venv/bin/python"), "-m", "pytest", "-v", "-p", "tests.vm.guest", "-p", "no:cacheprovider"),
         *(f"--junit-xml=/out/{junit_of(lane)}", *tests),

@@ -11,7 +11,9 @@ from google.protobuf.message import DecodeError, Message
 from agent.api import control_pb2
 from agent.hooks.calls import Answer, CallError
 from agent.hooks.peer import Peer
+from agent.kernel.attach import through
 from agent.policies import PolicyStore
+from agent.policy.codegen_unit import Side
 from agent.policy.errors import PolicyErrors
 from agent.policy.gaps import Gap
 from agent.policy.model import PolicyKey, PolicyMode
@@ -117,6 +119,7 @@ class ControlEndpoint:
             state=entry.state.value,
             error=entry.error,
             hooks=_hooks(entry),
+            attached=_attached(entry),
             containers=self._containers(entry) if entry.placed else 0,
             notes=self._notes if entry.placed else (),
             source=str(policy.source),
@@ -158,6 +161,13 @@ def _generate(entry: Entry) -> bytes:
 
 def _not_enforced(gap: Gap) -> control_pb2.NotEnforced:
     return control_pb2.NotEnforced(section=gap.section, name=gap.name, reason=gap.reason.value, source=str(gap.source))
+
+
+def _attached(entry: Entry) -> list[str]:
+    """What the programs of its hooks are attached to, those at the return where it asks for one."""
+    hooks = entry.placed.hooks if entry.placed else ()
+    sides = ((hook.point, side) for hook in hooks for side in Side if side is Side.ENTER or hook.hook.returns)
+    return sorted({through(point, side) for point, side in sides})
 
 
 def _hooks(entry: Entry) -> list[str]:

@@ -85,7 +85,7 @@ class GetPolicyResponse(_message.Message):
     def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ..., document: _Optional[bytes] = ..., c: _Optional[bytes] = ...) -> None: ...
 
 class PolicyStatus(_message.Message):
-    __slots__ = ("name", "namespace", "kind", "state", "error", "hooks", "containers", "notes", "source", "change", "milliseconds", "mode", "actions", "selectors", "id", "not_enforced", "kernel_memory_bytes")
+    __slots__ = ("name", "namespace", "kind", "state", "error", "hooks", "containers", "notes", "source", "change", "milliseconds", "mode", "actions", "selectors", "id", "not_enforced", "kernel_memory_bytes", "attached")
     class ActionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,7 @@ class PolicyStatus(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     NOT_ENFORCED_FIELD_NUMBER: _ClassVar[int]
     KERNEL_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ATTACHED_FIELD_NUMBER: _ClassVar[int]
     name: str
     namespace: str
     kind: str
@@ -127,7 +128,8 @@ class PolicyStatus(_message.Message):
     id: int
     not_enforced: _containers.RepeatedCompositeFieldContainer[NotEnforced]
     kernel_memory_bytes: int
-    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., hooks: _Optional[_Iterable[str]] = ..., containers: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., change: _Optional[str] = ..., milliseconds: _Optional[int] = ..., mode: _Optional[str] = ..., actions: _Optional[_Mapping[str, int]] = ..., selectors: _Optional[_Iterable[_Union[SelectorStatus, _Mapping[str, _Any]]]] = ..., id: _Optional[int] = ..., not_enforced: _Optional[_Iterable[_Union[NotEnforced, _Mapping[str, _Any]]]] = ..., kernel_memory_bytes: _Optional[int] = ...) -> None: ...
+    attached: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., hooks: _Optional[_Iterable[str]] = ..., containers: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., change: _Optional[str] = ..., milliseconds: _Optional[int] = ..., mode: _Optional[str] = ..., actions: _Optional[_Mapping[str, int]] = ..., selectors: _Optional[_Iterable[_Union[SelectorStatus, _Mapping[str, _Any]]]] = ..., id: _Optional[int] = ..., not_enforced: _Optional[_Iterable[_Union[NotEnforced, _Mapping[str, _Any]]]] = ..., kernel_memory_bytes: _Optional[int] = ..., attached: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class NotEnforced(_message.Message):
     __slots__ = ("section", "name", "reason", "source")

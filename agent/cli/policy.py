@@ -6,6 +6,7 @@ Exit status: 0 done; 1 refused, not found, or something is wrong with a policy; 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -32,14 +33,15 @@ from agent.cli.output import (
 from agent.policy.model import PolicyMode
 
 HEADER = (
-    "ID", "NAME", "NAMESPACE", "KIND", "STATE", "MODE", "CONTAINERS", "HOOKS", "KERNELMEMORY", "POST", "ENFORCED",
-    "MONITORED", "ERROR",
+    "ID", "NAME", "NAMESPACE", "KIND", "STATE", "MODE", "CONTAINERS", "HOOKS", "ATTACHED", "KERNELMEMORY", "POST",
+    "ENFORCED", "MONITORED", "ERROR",
 )  # fmt: skip
 GAP_HEADER = ("POLICY", "HOOK", "NOT ENFORCED", "REASON")
 SELECTOR_HEADER = ("POLICY", "HOOK", "SELECTOR", "LABEL", "AT", "DID")
 ENFORCING = ("sigkill", "signal", "override", "notify_enforcer", "set")
 MAX_HOOKS = 3  # in a cell of the table
 IN_FORCE = ("enabled", "partial")
+_WAY = re.compile(r"(?:raw )?\w+", re.ASCII)  # of what a policy is attached to: the kind of program
 
 mode_choice = click.Choice([mode.value for mode in PolicyMode])
 namespace_option = click.option(
@@ -165,6 +167,7 @@ def _row(status: control_pb2.PolicyStatus) -> tuple[object, ...]:
         status.mode,
         status.containers,
         _few(status.hooks),
+        ",".join(_ways(status.attached)) or "-",
         _kibibytes(status.kernel_memory_bytes),
         actions.get("post", 0),
         _sum(actions, ENFORCING),
@@ -180,6 +183,11 @@ def _kibibytes(number: int) -> str:
 def _gap_rows(status: control_pb2.PolicyStatus) -> Iterable[tuple[object, ...]]:
     """What is not enforced, and why."""
     return ((_key(status), gap.section, gap.name, gap.reason) for gap in status.not_enforced)
+
+
+def _ways(attached: Iterable[str]) -> list[str]:
+    """The kinds of programs, each once."""
+    return sorted({found[0].replace(" ", "_") for text in attached if (found := _WAY.match(text))})
 
 
 def _few(hooks: Sequence[str]) -> str:

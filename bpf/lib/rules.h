@@ -24,6 +24,7 @@
 #define pg_rules_failed(result) pg_error_at((4 << 16) | __LINE__, result)
 
 #define PG_SIGKILL 9
+#define PG_EALREADY 114 /* include/uapi/asm-generic/errno.h: Override of a call that has been made */
 
 /* When rules run. */
 #define PG_AT_ENTRY 0
@@ -178,7 +179,7 @@ PG_INLINE void pg_enforce(void)
 		pg_signal(number);
 }
 
-/* The first rule that holds says which error it is. A call that has been made gives what it gives. */
+/* The first rule that holds says which error it is. For a call that has been made it is too late: its event says so. */
 PG_INLINE void pg_settle_override(struct pg_call *call, const struct pg_hit *hit, struct pg_stat *stat, __u32 offset)
 {
 	pg_tally(stat, PG_STAT_OVERRIDE + offset);
@@ -186,7 +187,7 @@ PG_INLINE void pg_settle_override(struct pg_call *call, const struct pg_hit *hit
 		return;
 	if (call->ended)
 		pg_tally(stat, PG_STAT_FAILED);
-	else if (!call->override)
+	if (!call->override)
 		call->override = hit->override;
 }
 
@@ -258,6 +259,8 @@ PG_INLINE __u32 pg_settle(struct pg_call *call, __u32 rules, __u64 *signals)
 			flags |= hit->flags;
 	}
 	*signals = pg_signals_left(call, wanted);
+	if (call->ended && call->override)
+		call->error = -PG_EALREADY;
 	return flags;
 }
 
@@ -266,15 +269,17 @@ PG_INLINE void pg_send_hits(struct pg_call *call, struct pg_event *event, __u32 
 {
 	__u32 i;
 
-	if (call->error) /* at the return the record has that of the entry */
+	if (call->error && call->error != -PG_EALREADY) /* at the return the record has that of the entry */
 		event->error = (__s32)call->error;
 	for (i = 0; i < rules; i++) {
 		struct pg_hit *hit = &call->hit[i & (PG_MAX_HITS - 1)];
 
 		if (i >= pg_once(call->hits))
 			break;
-		if (call->error && hit->signals && !(hit->flags & PG_HIT_MONITORED))
+		if (call->error && call->error != -PG_EALREADY && hit->signals && !(hit->flags & PG_HIT_MONITORED))
 			pg_tally(pg_stat(pg_selector_key(hit)), PG_STAT_FAILED);
+		if (call->error == -PG_EALREADY)
+			event->error = hit->flags & PG_HIT_OVERRIDE ? -PG_EALREADY : 0;
 		if (hit->flags & PG_HIT_POST && !(hit->flags & PG_HIT_LIMITED))
 			pg_send_event(event, hit);
 	}

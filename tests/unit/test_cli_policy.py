@@ -72,17 +72,21 @@ def test_a_policy_that_is_not_there_is_a_refusal(stage: Stage) -> None:
 def test_policies_are_a_table_and_one_not_in_force_is_a_status(stage: Stage) -> None:
     counts = {"post": 5, "sigkill": 2, "set": 1, "nopost": 9, "monitor_sigkill": 4, "monitor_override": 1}
     rows = [
-        policy_status(actions=counts, kernel_memory_bytes=12_400),
+        policy_status(
+            actions=counts,
+            kernel_memory_bytes=12_400,
+            attached=["fentry __x64_sys_access", "fentry __x64_sys_lseek", "raw tracepoint sched_switch"],
+        ),
         policy_status("1e5", "load_error", error="no room", id=0, hooks=[]),
     ]
     stage.serve("ListPolicies", lambda: control_pb2.ListPoliciesResponse(policies=rows))
     result = stage.run("policy", "list")
     header, first, second = result.stdout.splitlines()
-    names = ["ID", "NAME", "NAMESPACE", "KIND", "STATE", "MODE", "CONTAINERS", "HOOKS", "KERNELMEMORY", "POST"]
-    assert header.split() == [*names, "ENFORCED", "MONITORED", "ERROR"]
+    names = ["ID", "NAME", "NAMESPACE", "KIND", "STATE", "MODE", "CONTAINERS", "HOOKS", "ATTACHED"]
+    assert header.split() == [*names, "KERNELMEMORY", "POST", "ENFORCED", "MONITORED", "ERROR"]
     assert first.split() == [
         *("7", "guard", "shop", "TracingPolicyNamespaced", "enabled", "enforce", "2", "access,lseek"),
-        *("12.1", "KiB", "5", "3", "5"),
+        *("fentry,raw_tracepoint", "12.1", "KiB", "5", "3", "5"),
     ]
     assert second.split()[:2] == ["-", "1e5"]
     assert second.endswith("no room")

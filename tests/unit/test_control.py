@@ -145,6 +145,7 @@ def test_an_added_policy_is_told_with_what_it_does_here(control: _Control) -> No
             kind="TracingPolicyNamespaced",
             state="enabled",
             hooks=["access", "lseek"],
+            attached=["tracepoint syscalls/sys_enter_access", "tracepoint syscalls/sys_enter_lseek"],
             containers=6,
             notes=["32-bit calls are not covered"],
             source="guard.yaml:2:1",

@@ -28,6 +28,7 @@ class Call(Enum):
     UNRELATED = "u"
     TEXT = "t"
     FILE = "f"
+    CONTROL = "c"
 
 
 class NotSelectedError(Exception):

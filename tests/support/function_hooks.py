@@ -16,10 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agent.kernel.bpf import ATTR_SIZE, SYS_BPF
+from nri_plugin.ttrpc import RemoteError
 from tests.support.agent import EventReader
 from tests.support.language import MARK, Document, act
 from tests.support.names import project_dir
+from tests.support.wait import wait_until
 from tests.support.workload import RUN_S, Cgroup, Node, step
 
 POLICIES = project_dir() / "tests/support/policies"
@@ -134,6 +138,21 @@ def policies(node: Node, *texts: str) -> Iterator[None]:
         yield
     finally:
         node.clear()
+
+
+def refusal(node: Node, policy: Document) -> str:
+    """What the agent says of a policy that the node cannot carry out: it may be listed with its fault, and nothing of
+    it is loaded.
+    """
+    before, name = bpf_objects(), policy["metadata"]["name"]
+    with pytest.raises(RemoteError) as caught:
+        node.add(policy)
+    listed = [status for status in node.agent.control.list().policies if status.name == name]
+    assert [status.state for status in listed] in ([], ["load_error"])
+    for status in listed:
+        node.agent.control.delete(status.name, status.namespace)
+    wait_until(lambda: bpf_objects() == before, 10.0, f"{before}")
+    return str(caught.value)
 
 
 def bpf_objects() -> dict[str, int]:

@@ -58,14 +58,14 @@ def stage(policies: int, ns: float, unhooked: float = 50.0) -> Stage:
 
 
 def test_policies_are_told_against_one_and_against_the_empty_program() -> None:
-    figures = describe_measured(measured(stage(1, 220), stage(10, 231), stage(100, 660, 55)))
+    figures = describe_measured(measured(stage(1, 220), stage(10, 231, 55), stage(100, 660, 55)))
     assert figures["to_bare"] == {"1": 2.2, "10": 2.31, "100": 6.6}
     assert (figures["10_to_1"], figures["100_to_1"], figures["1_to_empty"]) == (1.05, 3, 1.1)
     assert (figures["unhooked_ratio"], figures["one_more_s"], figures["add_s"]["1"]) == (1.1, 7.12, 1.5)
 
 
 def test_targets_are_looked_up_in_the_result() -> None:
-    result = {"policies": {"lsm": describe_measured(measured(stage(1, 220), stage(10, 231), stage(100, 660, 55)))}}
+    result = {"policies": {"lsm": describe_measured(measured(stage(1, 220), stage(10, 231, 55), stage(100, 660, 55)))}}
     judged = judge(result, targets_of(result["policies"]))
     assert len(judged) == len(LIMITS)
     missed = {path for path, verdict in judged.items() if not verdict["met"]}

@@ -71,7 +71,7 @@ def split_policy(message: Message) -> Iterator[Message]:
 def _function(rule: PointHook) -> str:
     """The kernel's function of a system call or of a hook, else what the policy calls the place."""
     match rule.point.kind:
-        case PointKind.SYSCALL | PointKind.SYSCALL_FENTRY | PointKind.SYSCALL_OVERRIDE:
+        case PointKind.SYSCALL | PointKind.SYSCALL_FENTRY | PointKind.SYSCALL_KPROBE | PointKind.SYSCALL_OVERRIDE:
             return syscall_function(rule.point.name)
         case PointKind.TRACEPOINT:
             return rule.point.name

@@ -45,7 +45,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_]")  # bpffs keeps names with dots to itself
 
 _TWO_SIDED = TWO_SIDED | {PointKind.USDT}
 _OVERRIDERS = OVERRIDING - TRAMPOLINES
-_KPROBES = _OVERRIDERS | {PointKind.KPROBE}
+_KPROBES = _OVERRIDERS | {PointKind.KPROBE, PointKind.SYSCALL_KPROBE}
 _ENTRIES = {
     PointKind.SYSCALL_FENTRY: "fentry",
     PointKind.FENTRY: "fentry",

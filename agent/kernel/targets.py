@@ -22,6 +22,7 @@ TRACE_FENTRY, TRACE_FEXIT, MODIFY_RETURN, LSM_MAC = 24, 25, 26, 27  # enum bpf_a
 PROGRAM_TYPES: Mapping[PointKind, bpf.ProgType] = {
     PointKind.SYSCALL: bpf.ProgType.TRACEPOINT,
     PointKind.SYSCALL_FENTRY: bpf.ProgType.TRACING,
+    PointKind.SYSCALL_KPROBE: bpf.ProgType.KPROBE,
     PointKind.SYSCALL_OVERRIDE: bpf.ProgType.KPROBE,
     PointKind.TRACEPOINT: bpf.ProgType.TRACEPOINT,
     PointKind.RAW_TRACEPOINT: bpf.ProgType.RAW_TRACEPOINT,

@@ -27,8 +27,10 @@ class PointKind(Enum):
     """The two tracepoints of a system call."""
     SYSCALL_FENTRY = "syscall_fentry"
     """fentry and fexit of the function of a system call, `__x64_sys_openat`."""
+    SYSCALL_KPROBE = "syscall_kprobe"
+    """kprobe and kretprobe of the function of a system call."""
     SYSCALL_OVERRIDE = "syscall_override"
-    """kprobe and kretprobe of the function of a system call, which can return an error instead of running."""
+    """The same of one that can return an error instead of running."""
     TRACEPOINT = "tracepoint"
     RAW_TRACEPOINT = "raw_tracepoint"
     UPROBE = "uprobe"
@@ -45,7 +47,9 @@ class PointKind(Enum):
     """A hook of the security module `bpf`: the result is its verdict. It has no return."""
 
 
-SYSCALLS = frozenset({PointKind.SYSCALL, PointKind.SYSCALL_FENTRY, PointKind.SYSCALL_OVERRIDE})
+SYSCALLS = frozenset(
+    {PointKind.SYSCALL, PointKind.SYSCALL_FENTRY, PointKind.SYSCALL_KPROBE, PointKind.SYSCALL_OVERRIDE}
+)
 FUNCTIONS = frozenset({PointKind.KPROBE, PointKind.OVERRIDE, PointKind.FENTRY, PointKind.FMOD_RET, PointKind.LSM})
 # Programs on these are loaded for one function of BTF, and the slots of each are in arrays of its own.
 TRAMPOLINES = frozenset({PointKind.SYSCALL_FENTRY, PointKind.FENTRY, PointKind.FMOD_RET, PointKind.LSM})
@@ -88,7 +92,7 @@ class HookPoint:
     @property
     def function(self) -> str:
         """The kernel function that programs are attached to. Of a kind that has none: ""."""
-        if self.kind in (PointKind.SYSCALL_FENTRY, PointKind.SYSCALL_OVERRIDE):
+        if self.kind in SYSCALLS - {PointKind.SYSCALL}:
             return syscall_function(self.name)
         if self.kind is PointKind.LSM:
             return f"bpf_lsm_{self.name}"

@@ -24,6 +24,7 @@ _FORMS = {
 # How the function of a system call gets at a register of the process.
 _CALL_REGISTERS = {
     PointKind.SYSCALL_FENTRY: "pg_call_register",
+    PointKind.SYSCALL_KPROBE: "pg_probed_call_register",
     PointKind.SYSCALL_OVERRIDE: "pg_probed_call_register",
 }
 # Where a call's return address stands, by what there is at the entry and at the return: the same for both.

@@ -19,6 +19,7 @@ CONTEXTS = {
     PointKind.USDT: "struct pt_regs",
     PointKind.KPROBE: "struct pt_regs",
     PointKind.OVERRIDE: "struct pt_regs",
+    PointKind.SYSCALL_KPROBE: "struct pt_regs",
     PointKind.SYSCALL_OVERRIDE: "struct pt_regs",
     **dict.fromkeys(TRAMPOLINES, "struct pg_trampoline"),
 }
@@ -30,6 +31,7 @@ _SLOTS = {
     PointKind.USDT: "slots_probe",
     PointKind.KPROBE: "slots_probe",
     PointKind.OVERRIDE: "slots_probe",
+    PointKind.SYSCALL_KPROBE: "slots_probe",
     PointKind.SYSCALL_OVERRIDE: "slots_probe",
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from agent.policy.access import MAX_TEXT, Input, InputKind, Memory, Read, Value
 from agent.policy.model import ArgType
-from agent.policy.plan import Chunk, can_fault, input_place, is_stored_number
+from agent.policy.plan import BPF_COMMAND, Chunk, can_fault, input_place, is_stored_number
 
 _CASTS = {1: "8", 2: "16", 4: "32"}
 # Readers of kernel structures: long f(struct pg_string *out, __u64 address).
@@ -49,7 +49,6 @@ _FACTS = {
     ArgType.MODULE: "sizeof(struct pg_module_facts)",
     ArgType.LOAD_INFO: "sizeof(struct pg_module_facts)",
 }
-_BPF_COMMAND = Input(InputKind.ARGUMENT, 0)  # of bpf(2), whose second argument is the attributes
 _WHOLE_SOCKADDR = 128  # sizeof(struct sockaddr_storage), include/uapi/linux/socket.h
 
 
@@ -194,8 +193,8 @@ def _reader(chunk: Chunk, value: Value, slot: str) -> str:
     whose = value.memory.value
     if value.exec_path:
         return f"when == PG_AT_EXEC ? pg_read_exec_string({slot}) : pg_read_user_string({slot}, n)"
-    if value.type is ArgType.BPF_ATTR and value.length and _BPF_COMMAND in chunk.inputs:
-        command = f"(__u32)call->in[{input_place(chunk, _BPF_COMMAND)}]"
+    if value.type is ArgType.BPF_ATTR and value.length and BPF_COMMAND in chunk.inputs:
+        command = f"(__u32)call->in[{input_place(chunk, BPF_COMMAND)}]"
         return f"pg_read_{whose}_bpf_attr_of({slot}, n, size, {command})"
     if value.is_string:
         return f"pg_read_{whose}_array({slot}, n, {min(value.limit, MAX_TEXT)})"

@@ -17,6 +17,7 @@ _HELPER = "bpf_override_return"
 WAYS = {
     PointKind.SYSCALL: ("syscalls/sys_enter_{event}", "syscalls/sys_exit_{event}"),
     PointKind.SYSCALL_FENTRY: ("fentry", "fexit"),
+    PointKind.SYSCALL_KPROBE: ("a kprobe", "a kretprobe"),
     PointKind.SYSCALL_OVERRIDE: (f"a kprobe with {_HELPER}", "a kretprobe"),
     PointKind.KPROBE: ("a kprobe", "a kretprobe"),
     PointKind.OVERRIDE: (f"a kprobe with {_HELPER}", "a kretprobe"),

@@ -77,9 +77,7 @@ def choose_syscall_point(call: str, hook: Hook, facts: Facts, method: str) -> Ho
     """Where a hook on a system call of this kernel is attached. Raises OverrideError and FactsError."""
     abilities = facts.abilities()
     if override_of(hook) is None:
-        is_cheaper = call not in _ONE_WAY and not abilities.fentry and not abilities.preemptible
-        usable = is_cheaper and _has_fentry(syscall_function(call), facts)
-        return HookPoint(PointKind.SYSCALL_FENTRY if usable else PointKind.SYSCALL, call)
+        return HookPoint(_observed_call(call, hook, facts, abilities), call)
     if method == FMOD_RET:
         what = (
             f"Override of system calls is done by bpf_override_return, and the policy wants {OVERRIDE_METHOD} {method}"
@@ -94,12 +92,30 @@ def choose_syscall_point(call: str, hook: Hook, facts: Facts, method: str) -> Ho
     return HookPoint(PointKind.SYSCALL_OVERRIDE, call)
 
 
-def _has_fentry(name: str, facts: Facts) -> bool:
+def _observed_call(call: str, hook: Hook, facts: Facts, abilities: Abilities) -> PointKind:
+    """The tracepoints of system calls cost every call of the machine something, so that they come last. A kretprobe is
+    no exit to rely on: the kernel keeps few calls in mind that have not returned.
+    """
+    function = _find(syscall_function(call), facts)
+    is_fast = not abilities.fentry and not abilities.preemptible and call not in _ONE_WAY
+    if is_fast and function and function.traceable and function.prototype is not None:
+        return PointKind.SYSCALL_FENTRY
+    if not abilities.kprobe and function and _ends_at_entry(hook):
+        return PointKind.SYSCALL_KPROBE
+    return PointKind.SYSCALL
+
+
+def _ends_at_entry(hook: Hook) -> bool:
+    """Whether all that a hook asks for is known at a call's entry, whatever the process's memory has."""
+    numbers = all(arg.type.is_number and not arg.resolve and not arg.btf_type for arg in hook.args)
+    return numbers and not hook.returns and not hook.data
+
+
+def _find(name: str, facts: Facts) -> KernelFunction | None:
     try:
-        function = facts.function(name)
+        return facts.function(name)
     except FactsError:
-        return False
-    return function.traceable and function.prototype is not None
+        return None
 
 
 def _lsm_point(hook: Hook, function: KernelFunction, abilities: Abilities) -> HookPoint:

@@ -31,6 +31,7 @@ MAX_TEXTS = 12  # PG_TEXTS of bpf/maps/strings.h
 MAX_NUMBERS = 40  # PG_NUMBERS of bpf/maps/call.h
 MAX_INPUTS = 12  # PG_INPUTS
 SYSCALL_ARGS = 6
+BPF_COMMAND = Input(InputKind.ARGUMENT, 0)  # of bpf(2) and what it calls with its attributes
 MAX_WEIGHT = 6000  # of a chunk: some 20,000 instructions
 EXEC_CALLS = frozenset({"execve", "execveat"})
 
@@ -260,6 +261,8 @@ def _values(rule: Rule) -> tuple[Value, ...]:
 
 
 def _inputs(value: Value) -> Iterator[Input]:
+    if value.type is ArgType.BPF_ATTR and value.length and value.read.input.kind is InputKind.ARGUMENT:
+        yield BPF_COMMAND
     for read in (value.read, value.length):
         for each in (read.input, read.index) if read else ():
             if each and each.kind not in (InputKind.CONSTANT, InputKind.RETURN):

@@ -83,5 +83,11 @@ FUNCTION_CASES = {
     "lsm": _chained(HookPoint(PointKind.LSM, "file_open"), HookKind.LSM, b"/a", b"/b"),
     "override": _chained(HookPoint(PointKind.OVERRIDE, "security_file_open"), HookKind.KPROBE, b"/a", b"/b"),
     "syscall_fentry": _call(PointKind.SYSCALL_FENTRY, KILL, returned=RETURNED),
+    "syscall_kprobe": _made(
+        HookKind.SYSCALL,
+        HookPoint(PointKind.SYSCALL_KPROBE, "lseek"),
+        [argument(0, ArgType.INT)],
+        Selector(args=(ArgFilter((0,), Operator.EQUAL, (-1,)),), actions=(KILL,)),
+    ),
     "syscall_override": _call(PointKind.SYSCALL_OVERRIDE, DENY, KILL),
 }

@@ -44,6 +44,10 @@ def returning(kind: HookKind, call: str) -> Hook:
     return replace(make_hook(kind, call), returns=True, return_arg=Arg(0, ArgType.INT))
 
 
+def reading(arg: Arg) -> Hook:
+    return replace(make_hook(SYSCALL, "read"), args=(arg,))
+
+
 def kind_of(hook: Hook, given: Given) -> PointKind:
     (found,) = resolve(hook, facts=FunctionKernel(given))
     return found.point.kind
@@ -76,9 +80,13 @@ def kind_of(hook: Hook, given: Given) -> PointKind:
         (overriding(KPROBE, OPEN), Given(injectable=None, untraceable=frozenset()), PointKind.FMOD_RET),
         (overriding(KPROBE, "tcp_connect"), Given(injectable=frozenset({"tcp_connect"})), PointKind.OVERRIDE),
         (make_hook(SYSCALL, "read"), Given(), PointKind.SYSCALL_FENTRY),
-        (make_hook(SYSCALL, "read"), Given(PREEMPTIBLE), PointKind.SYSCALL),
-        (make_hook(SYSCALL, "read"), Given(Abilities(fentry="no")), PointKind.SYSCALL),
-        (make_hook(SYSCALL, "read"), Given(untraceable=frozenset({"__x64_sys_read"})), PointKind.SYSCALL),
+        (make_hook(SYSCALL, "read"), Given(PREEMPTIBLE), PointKind.SYSCALL_KPROBE),
+        (make_hook(SYSCALL, "read"), Given(Abilities(fentry="no")), PointKind.SYSCALL_KPROBE),
+        (make_hook(SYSCALL, "read"), Given(untraceable=frozenset({"__x64_sys_read"})), PointKind.SYSCALL_KPROBE),
+        (make_hook(SYSCALL, "read"), Given(Abilities("no", "no")), PointKind.SYSCALL),
+        (returning(SYSCALL, "read"), Given(PREEMPTIBLE), PointKind.SYSCALL),
+        (reading(Arg(1, ArgType.CHAR_BUF, 2)), Given(PREEMPTIBLE), PointKind.SYSCALL),
+        (reading(Arg(0, ArgType.INT)), Given(PREEMPTIBLE), PointKind.SYSCALL_KPROBE),
         (make_hook(SYSCALL, "write"), Given(), PointKind.SYSCALL),
         (overriding(SYSCALL, "read"), Given(injectable=frozenset({"__x64_sys_read"})), PointKind.SYSCALL_OVERRIDE),
     ],
@@ -212,9 +220,9 @@ def test_the_option_override_method_is_obeyed_or_refused() -> None:
         resolve_with("fmod-ret", overriding(SYSCALL, "read"), both)
 
 
-def test_calls_that_do_not_return_keep_their_tracepoints() -> None:
+def test_calls_that_do_not_return_are_watched_at_their_entry() -> None:
     hook = make_hook(SYSCALL, "exit")
-    assert choose_syscall_point("exit", hook, FunctionKernel(), "").kind is PointKind.SYSCALL
+    assert choose_syscall_point("exit", hook, FunctionKernel(), "").kind is PointKind.SYSCALL_KPROBE
 
 
 def test_a_files_digest_is_not_to_be_had() -> None:

@@ -31,7 +31,7 @@ from agent.kernel.errors import KernelError
 from agent.kernel.probe_device import DEVICES, ProbeDevice
 from agent.kernel.targets import PROGRAM_TYPES as PROGRAM_TYPES
 from agent.kernel.targets import SLOT_MAPS as SLOT_MAPS
-from agent.kernel.targets import Targets
+from agent.kernel.targets import Targets, form_kind
 from agent.kernel.tracepoint import Tracepoints, syscall_event
 from agent.kernel.user_files import file_identity, open_regular
 from agent.policy.access import OVERRIDING, TRAMPOLINES, TWO_SIDED, HookPoint, PointKind
@@ -144,7 +144,7 @@ class Attacher:
         try:
             return bpf.load_program(form.type, dispatcher(place.array, place.slot), f"pg_{side.value}", *target)
         except KernelError as error:
-            if point.kind not in TRAMPOLINES:
+            if form_kind(point, side) not in TRAMPOLINES:
                 raise
             hint = error.hint or function_hint(point, error.code)
             raise KernelError(through(point, side), error.code, hint) from error
@@ -168,13 +168,13 @@ class Attacher:
     def _link(self, point: HookPoint, side: Side, program: bpf.Fd) -> bpf.Fd:
         if point.kind is PointKind.RAW_TRACEPOINT:
             return bpf.open_raw_tracepoint(point.name, program.fileno())
-        if point.kind in TRAMPOLINES:
+        if form_kind(point, side) in TRAMPOLINES:
             return _link_function(point, side, program)
         with self._event(point, side) as event:
             return bpf.link_perf_event(program.fileno(), event)
 
     def _event(self, point: HookPoint, side: Side) -> bpf.Fd:
-        if point.kind is PointKind.SYSCALL:
+        if form_kind(point, side) is PointKind.SYSCALL:
             return bpf.open_tracepoint_event(self._tracepoints.event_id(point.name, side))
         if point.kind is PointKind.TRACEPOINT:
             return bpf.open_tracepoint_event(self._tracepoints.id_of(point.name))
@@ -265,7 +265,7 @@ def check_side(point: HookPoint, side: Side) -> None:
 
 def through(point: HookPoint, side: Side) -> str:
     """What one side is attached to, in the kernel's words."""
-    if point.kind is PointKind.SYSCALL:
+    if form_kind(point, side) is PointKind.SYSCALL:
         return f"tracepoint syscalls/{syscall_event(point.name, side)}"
     if point.kind is PointKind.TRACEPOINT:
         return f"tracepoint {point.name}"

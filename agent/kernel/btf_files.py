@@ -8,6 +8,7 @@ running kernel, and a file without one has at least to be named for its release.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -100,7 +101,7 @@ def _read_image(file: Elf, path: Path, node: Node) -> bytes:
 
 
 def _check_name(path: Path, node: Node) -> None:
-    if node.release not in str(path):
+    if not re.search(rf"(?<![\d.]){re.escape(node.release)}(?![\w+-]|\.\d)", str(path)):
         advice = f"if it is, put the release, {node.release}, into its name"
         raise ElfError(f"nothing in it tells whether it is this kernel's; {advice}")
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from agent.kernel import bpf
 from agent.kernel.slots import SlotArray
-from agent.kernel.targets import PROGRAM_TYPES
+from agent.kernel.targets import PROGRAM_TYPES, form_kind
 from agent.policy.access import TRAMPOLINES, HookPoint
 from agent.policy.codegen_unit import Side
 
@@ -54,8 +54,9 @@ class PointArrays:
 
     def of(self, point: HookPoint, attachment: int, side: Side) -> SlotArray:
         """attachment: the hook point's serial number. Raises KernelError when one cannot be made."""
-        if point.kind not in TRAMPOLINES:
-            return self._shared[PROGRAM_TYPES[point.kind]]
+        kind = form_kind(point, side)
+        if kind not in TRAMPOLINES:
+            return self._shared[PROGRAM_TYPES[kind]]
         key = attachment, side
         if key not in self._own:
             name = f"slots_{attachment}_{side.value}"

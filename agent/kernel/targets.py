@@ -43,13 +43,17 @@ SLOT_MAPS: Mapping[bpf.ProgType, str] = {
 }
 ATTACH_TYPES: Mapping[tuple[PointKind, Side], int] = {
     (PointKind.SYSCALL_FENTRY, Side.ENTER): TRACE_FENTRY,
-    (PointKind.SYSCALL_FENTRY, Side.EXIT): TRACE_FEXIT,
     (PointKind.FENTRY, Side.ENTER): TRACE_FENTRY,
     (PointKind.FENTRY, Side.EXIT): TRACE_FEXIT,
     (PointKind.FMOD_RET, Side.ENTER): MODIFY_RETURN,
     (PointKind.FMOD_RET, Side.EXIT): TRACE_FEXIT,
     (PointKind.LSM, Side.ENTER): LSM_MAC,
 }
+
+
+def form_kind(point: HookPoint, side: Side) -> PointKind:
+    """The kind whose programs stand on a side: where a system call ends is its tracepoint, whatever it begins with."""
+    return PointKind.SYSCALL if point.is_syscall and side is Side.EXIT else point.kind
 
 
 class Targets:
@@ -73,8 +77,8 @@ class Targets:
         """Of the programs on one side of a hook point; a module's BTF stays open until `release`. Raises KernelError
         when BTF does not have the function.
         """
-        kind = PROGRAM_TYPES[point.kind]
-        if point.kind not in TRAMPOLINES:
+        kind = PROGRAM_TYPES[form_kind(point, side)]
+        if form_kind(point, side) not in TRAMPOLINES:
             return ProgramForm(kind)
         attach_type = ATTACH_TYPES[point.kind, side]
         if not point.module:

@@ -26,9 +26,12 @@ class PointKind(Enum):
     SYSCALL = "syscall"
     """The two tracepoints of a system call."""
     SYSCALL_FENTRY = "syscall_fentry"
-    """fentry and fexit of the function of a system call, `__x64_sys_openat`."""
+    """fentry of the function of a system call, `__x64_sys_openat`. Where a system call ends is always its tracepoint:
+    fexit passes by calls that sleep while programs of the same function change, and a kretprobe those that come when
+    some others have not returned.
+    """
     SYSCALL_KPROBE = "syscall_kprobe"
-    """kprobe and kretprobe of the function of a system call."""
+    """A kprobe of the function of a system call."""
     SYSCALL_OVERRIDE = "syscall_override"
     """The same of one that can return an error instead of running."""
     TRACEPOINT = "tracepoint"

@@ -172,10 +172,17 @@ def _begin_owned(unit: Unit) -> Iterator[str]:
     yield from _declare_owner()
     yield from _declare_verdict(unit)
     yield ""
-    yield "\tif (!call)"
-    yield "\t\treturn 0;"
+    yield "\tif (!call) {"
+    if unit.plan.overrides and not unit.number:
+        yield f"\t\tif (!{_select(unit)})"
+        yield "\t\t\treturn 0;"
+        yield f"\t\tverdict = pg_unchecked({_enforced(unit)});"
+        yield from indent(_give_verdict(unit), 2)
+    else:
+        yield "\t\treturn 0;"
+    yield "\t}"
     yield from _keep_inputs(unit)
-    yield from sock.choose_subject(unit.chunk, _words(unit))
+    yield from sock.choose_subject(unit.chunk, _words(unit), tuple(_end_entry(unit)))
     yield from _keep_selection(unit)
 
 
@@ -244,7 +251,7 @@ def _return_key(unit: Unit, side: Side) -> str:
 
 def exit_program(unit: Unit) -> Iterator[str]:
     kind = unit.plan.point.kind
-    context = "struct pg_sys_exit" if kind is PointKind.SYSCALL else CONTEXTS[kind]
+    context = "struct pg_sys_exit" if unit.plan.point.is_syscall else CONTEXTS[kind]
     yield f"int {unit.name('exit')}({context} *ctx)"
     yield "{"
     yield f"\t__u64 p[{max(1, len(_words(unit)))}] = {{}};"
@@ -259,7 +266,7 @@ def exit_program(unit: Unit) -> Iterator[str]:
     if not unit.number:
         yield f"\tcall->ret = {_returned(unit)};"
     if unit.chunk.sockets:
-        yield from sock.choose_subject(unit.chunk, _words(unit))
+        yield from sock.choose_subject(unit.chunk, _words(unit), ("pg_release(call);", "return 0;"))
         yield from _keep_selection(unit)
     elif not unit.number:
         yield from _select_late(unit)
@@ -278,7 +285,7 @@ def exit_program(unit: Unit) -> Iterator[str]:
 
 def _returned(unit: Unit) -> str:
     kind = unit.plan.point.kind
-    if kind is PointKind.SYSCALL:
+    if unit.plan.point.is_syscall:
         return "ctx->ret"
     return "(__s64)pg_result(ctx)" if kind in TRAMPOLINES else "(__s64)ctx->ax"
 
@@ -293,7 +300,7 @@ def _resumed(unit: Unit) -> str:
 
 
 def _when(unit: Unit) -> str:
-    return f"{_returned(unit)} == 0 ? PG_AT_EXEC : PG_AT_EXIT" if unit.plan.is_exec else "PG_AT_EXIT"
+    return "ctx->ret == 0 ? PG_AT_EXEC : PG_AT_EXIT" if unit.plan.is_exec else "PG_AT_EXIT"
 
 
 def _select_late(unit: Unit) -> Iterator[str]:

@@ -7,7 +7,7 @@ is meant. Chunks without such rules have nothing of this.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from agent.policy.access import Value
 from agent.policy.codegen_value import follow
@@ -67,12 +67,13 @@ def _looks_at_process(selector: Selector) -> bool:
     return bool(now or changes) or any(b.follow_children for b in (*selector.binaries, *selector.parent_binaries))
 
 
-def choose_subject(chunk: Chunk, words: Sequence[int]) -> Iterator[str]:
-    """Whose the call is, in a program that has `call` with its inputs, and the policies of that process in `p`."""
+def choose_subject(chunk: Chunk, words: Sequence[int], end: Iterable[str]) -> Iterator[str]:
+    """Whose the call is, in a program that has `call` with its inputs, and the policies of that process in `p`. end: of
+    the call, where nobody can be asked.
+    """
     yield f"\t{OWNER} = pg_owner_of(call->context);"
     yield f"\tif (!{OWNER}) {{"
-    yield "\t\tpg_release(call);"
-    yield "\t\treturn 0;"
+    yield from (f"\t\t{line}" for line in end)
     yield "\t}"
     yield from _find_owner(chunk)
     yield from _select(words)

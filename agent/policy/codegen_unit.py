@@ -84,6 +84,8 @@ class Unit:
     def slots(self, side: Side) -> str:
         """The PROG_ARRAY of a side: programs that are loaded for one function have one of their own."""
         kind = self.plan.point.kind
+        if self.plan.point.is_syscall and side is Side.EXIT:
+            return _SLOTS[PointKind.SYSCALL]
         if kind in TRAMPOLINES:
             return f"slots_{self.place.attachment}_{side.value}"
         return _SLOTS[kind]

@@ -13,12 +13,13 @@ from agent.policy.model import Hook, HookKind, Policy, UprobeTarget
 from agent.policy.syscalls import kernel_name
 
 _HELPER = "bpf_override_return"
+_EXIT = "syscalls/sys_exit_{event}"
 # What stands at the entry of a system call or function and, where it has one, at its return; {event}: of the call.
 WAYS = {
-    PointKind.SYSCALL: ("syscalls/sys_enter_{event}", "syscalls/sys_exit_{event}"),
-    PointKind.SYSCALL_FENTRY: ("fentry", "fexit"),
-    PointKind.SYSCALL_KPROBE: ("a kprobe", "a kretprobe"),
-    PointKind.SYSCALL_OVERRIDE: (f"a kprobe with {_HELPER}", "a kretprobe"),
+    PointKind.SYSCALL: ("syscalls/sys_enter_{event}", _EXIT),
+    PointKind.SYSCALL_FENTRY: ("fentry", _EXIT),
+    PointKind.SYSCALL_KPROBE: ("a kprobe", _EXIT),
+    PointKind.SYSCALL_OVERRIDE: (f"a kprobe with {_HELPER}", _EXIT),
     PointKind.KPROBE: ("a kprobe", "a kretprobe"),
     PointKind.OVERRIDE: (f"a kprobe with {_HELPER}", "a kretprobe"),
     PointKind.FENTRY: ("fentry", "fexit"),

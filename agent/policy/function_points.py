@@ -24,6 +24,7 @@ MAX_ARGUMENTS = 6  # MAX_BPF_FUNC_REG_ARGS of include/linux/bpf.h, and the regis
 SECURITY = "security_"
 LSM_FUNCTION = "bpf_lsm_"
 _WORD = 8
+_COMPOSITES = frozenset({Shape.STRUCT, Shape.UNION})
 # Functions that the kernel marks __noreturn; programs of fexit on them are refused since Linux 6.16.
 NEVER_RETURN = frozenset(
     {
@@ -69,7 +70,7 @@ def choose_point(hook: Hook, function: KernelFunction, facts: Facts, method: str
         return _lsm_point(hook, function, facts.abilities())
     if override_of(hook) is not None:
         return _overriding(hook, function, facts, method)
-    kind = _observing(hook, function, facts.abilities())
+    kind = _observing(hook, function, facts)
     return HookPoint(kind, function.name, module=function.module)
 
 
@@ -93,10 +94,12 @@ def choose_syscall_point(call: str, hook: Hook, facts: Facts, method: str) -> Ho
 
 
 def _observed_call(call: str, hook: Hook, facts: Facts, abilities: Abilities) -> PointKind:
-    """The tracepoints of system calls cost every call of the machine something, so that they come last. A kretprobe is
-    no exit to rely on: the kernel keeps few calls in mind that have not returned.
+    """The tracepoints of system calls cost every call of the machine something, so that they come last. A call that can
+    be overridden has all its hooks in one place: each call is checked by all of them, and once.
     """
     function = _find(syscall_function(call), facts)
+    if not abilities.kprobe and not facts.override_refusal(syscall_function(call)):
+        return PointKind.SYSCALL_OVERRIDE
     is_fast = not abilities.fentry and not abilities.preemptible and call not in _ONE_WAY
     if is_fast and function and function.traceable and function.prototype is not None:
         return PointKind.SYSCALL_FENTRY
@@ -128,7 +131,10 @@ def _lsm_point(hook: Hook, function: KernelFunction, abilities: Abilities) -> Ho
     return HookPoint(PointKind.LSM, name)
 
 
-def _observing(hook: Hook, function: KernelFunction, abilities: Abilities) -> PointKind:
+def _observing(hook: Hook, function: KernelFunction, facts: Facts) -> PointKind:
+    abilities = facts.abilities()
+    if not abilities.kprobe and not facts.override_refusal(function.name):
+        return PointKind.KPROBE  # a trampoline loses the error that bpf_override_return gives
     refusal = abilities.fentry or _no_trampoline(function)
     if not refusal and abilities.preemptible:
         if not abilities.kprobe:
@@ -152,6 +158,8 @@ def _no_trampoline(function: KernelFunction) -> str:
     if not function.traceable:
         return "it does not begin with a place for ftrace"
     prototype = function.prototype
+    if prototype.types.describe(prototype.result).shape in _COMPOSITES:
+        return "it returns a structure"
     if len(prototype.parameters) > MAX_ARGUMENTS:
         return f"it has {len(prototype.parameters)} arguments, and at most {MAX_ARGUMENTS} are possible"
     sizes = [prototype.types.describe(each.type_id).size for each in prototype.parameters]

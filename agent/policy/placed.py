@@ -72,6 +72,11 @@ class Rule:
         return any(a.kind is ActionKind.OVERRIDE for selector in self.selectors for a in selector.actions)
 
     @property
+    def enforces(self) -> bool:
+        """Whether any selector does something to the call or the process at the entry."""
+        return any(a.kind.enforces for selector in self.selectors for a in selector.actions)
+
+    @property
     def reported(self) -> tuple[Value, ...]:
         """The values of its events that are known at the entry."""
         return reported(self.hook)

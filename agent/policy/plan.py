@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from agent.policy.access import OVERRIDING, TWO_SIDED, HookPoint, Input, InputKind, Memory, PointKind, Value
+from agent.policy.access import OVERRIDING, TWO_SIDED, VERDICTS, HookPoint, Input, InputKind, Memory, PointKind, Value
 from agent.policy.model import (
     ArgType,
     Policy,
@@ -133,10 +133,13 @@ class PointPlan:
 
     @property
     def overriding_words(self) -> dict[int, int]:
-        """Of the policies that may keep a call from being made: word of the bindings' bits -> their bits in it."""
+        """Of the policies for whose sake a call may not be made: word of the bindings' bits -> their bits in it. Where
+        programs can be interrupted, those that only send signals are among them: a call that cannot be checked then
+        is not made.
+        """
         masks: dict[int, int] = defaultdict(int)
         for rule in self.rules if self.point.kind in OVERRIDING else ():
-            if rule.overrides:
+            if rule.overrides or (self.point.kind in VERDICTS and rule.enforces):
                 masks[rule.placed.bit // 64] |= 1 << (rule.placed.bit % 64)
         return dict(sorted(masks.items()))
 
@@ -208,18 +211,33 @@ def plan_hooks(policies: Iterable[PlacedPolicy], points: Iterable[HookPoint]) ->
     forgets = {CLOSES} & wanted if tracking else set()
     found = sorted(set(rules) | enforced | forgets, key=lambda point: point.sort_key)
     return {
-        point: make_plan(point, _by_owner(rules[point]), point in enforced, forgets=point in forgets) for point in found
+        point: make_plan(point, _in_company(point, rules[point]), point in enforced, forgets=point in forgets)
+        for point in found
     }
 
 
-def _by_owner(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+def _in_company(point: HookPoint, rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """Those of the process that runs first, then those of the same sockets together: a program is asked of one process.
-    The order of each of these groups stays.
+    Of each, those first that never have to wait for a call's exit. The order of each of these groups stays.
     """
     groups: dict[tuple[Value, ...], list[Rule]] = {(): []}
     for rule in rules:
         groups.setdefault(rule.sockets, []).append(rule)
-    return tuple(rule for group in groups.values() for rule in group)
+    return tuple(
+        rule
+        for group in groups.values()
+        for waits in (False, True)
+        for rule in group
+        if _company(point, rule)[1] is waits
+    )
+
+
+def _company(point: HookPoint, rule: Rule) -> tuple[tuple[Value, ...], bool]:
+    """What the rules of one program have in common. A program that cannot read what one of its rules compares is run
+    again at the exit: where calls can be kept from being made, the others must not come too late for that.
+    """
+    waits = point.kind is PointKind.SYSCALL_OVERRIDE and any(map(can_fault, rule.compared))
+    return rule.sockets, waits
 
 
 def make_plan(
@@ -303,7 +321,7 @@ class _Builder:
         weight = self.weight + rule.weight
         texts = sum(not value.type.is_number for value in values)
         stored = sum(map(is_stored_number, values))
-        others = bool(self.rules) and self.rules[0].sockets != rule.sockets
+        others = bool(self.rules) and _company(self.point, self.rules[0]) != _company(self.point, rule)
         full = others or len(self.rules) == MAX_RULES or (bool(self.rules) and weight > max_weight)
         if full or len(values) > MAX_VALUES or texts > MAX_TEXTS or stored > MAX_NUMBERS or len(inputs) > MAX_INPUTS:
             return False

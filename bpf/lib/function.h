@@ -110,15 +110,12 @@ struct pg_override {
 };
 _Static_assert(sizeof(struct pg_override) == 8, "overrides value");
 
-/* A verdict of 0 asks for nothing. */
+/* A verdict of 0 asks for nothing, also where an earlier one was not taken up. */
 PG_INLINE void pg_ask_override(__u32 attachment, long verdict)
 {
-	struct pg_override *wanted;
 	__u32 zero = 0;
+	struct pg_override *wanted = pg_lookup(overrides, &zero);
 
-	if (!verdict)
-		return;
-	wanted = pg_lookup(overrides, &zero);
 	if (!wanted)
 		return;
 	wanted->attachment = attachment;

@@ -87,6 +87,11 @@ def kind_of(hook: Hook, given: Given) -> PointKind:
         (returning(SYSCALL, "read"), Given(PREEMPTIBLE), PointKind.SYSCALL),
         (reading(Arg(1, ArgType.CHAR_BUF, 2)), Given(PREEMPTIBLE), PointKind.SYSCALL),
         (reading(Arg(0, ArgType.INT)), Given(PREEMPTIBLE), PointKind.SYSCALL_KPROBE),
+        # A trampoline on a function that is overridden loses the error, and a call has all its hooks in one place.
+        (make_hook(KPROBE, "tcp_connect"), Given(injectable=frozenset({"tcp_connect"})), PointKind.KPROBE),
+        (make_hook(FENTRY, "tcp_connect"), Given(injectable=frozenset({"tcp_connect"})), PointKind.KPROBE),
+        (make_hook(SYSCALL, "read"), Given(injectable=frozenset({"__x64_sys_read"})), PointKind.SYSCALL_OVERRIDE),
+        (returning(SYSCALL, "read"), Given(injectable=frozenset({"__x64_sys_read"})), PointKind.SYSCALL_OVERRIDE),
         (make_hook(SYSCALL, "write"), Given(), PointKind.SYSCALL),
         (overriding(SYSCALL, "read"), Given(injectable=frozenset({"__x64_sys_read"})), PointKind.SYSCALL_OVERRIDE),
     ],
@@ -211,7 +216,7 @@ def test_the_option_override_method_is_obeyed_or_refused() -> None:
     assert resolve_with("fmod-ret", overriding(KPROBE, OPEN), Given(PREEMPTIBLE)) is PointKind.FMOD_RET
     assert resolve_with("fmod-ret", overriding(KPROBE, "tcp_connect"), both) is PointKind.FMOD_RET
     assert resolve_with("override-return", overriding(SYSCALL, "read"), both) is PointKind.SYSCALL_OVERRIDE
-    assert resolve_with("override-return", make_hook(KPROBE, OPEN), both) is PointKind.FENTRY
+    assert resolve_with("override-return", make_hook(KPROBE, OPEN), both) is PointKind.KPROBE
     with pytest.raises(PolicyErrors, match=r"override-return: no helper .*, leave the option override-method out"):
         resolve_with("override-return", overriding(KPROBE, OPEN), Given())
     with pytest.raises(PolicyErrors, match="fmod-ret: the kernel does not let it be overridden"):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from agent.policy.access import HookPoint, Input, InputKind, Memory, PointKind, Read, Value
-from agent.policy.model import ArgType, HookKind, Selector
+from agent.policy.model import Action, ActionKind, ArgFilter, ArgType, HookKind, Operator, Selector
 from agent.policy.placed import PlacedPolicy, Rule, descriptor_number, values_of
 from agent.policy.plan import (
     MAX_CHUNKS,
@@ -288,3 +288,33 @@ def test_words_of_the_bindings_are_those_of_the_rules_policies() -> None:
 )
 def test_hook_points_have_names_for_people(point: HookPoint, text: str) -> None:
     assert str_point(point) == text
+
+
+def test_rules_that_may_wait_do_not_hold_up_those_that_override() -> None:
+    point = HookPoint(PointKind.SYSCALL_OVERRIDE, "access")
+    deny = Selector(actions=(Action(ActionKind.OVERRIDE, error=1),))
+    wanted = [
+        hand_made(HookKind.SYSCALL, point, [argument(0, ArgType.STRING)], _is_path(deny), name="path"),
+        hand_made(HookKind.SYSCALL, point, [argument(1)], _is_number(deny), name="number"),
+    ]
+    made = plans_of(place_resolved(wanted))[point]
+    assert [[rule.placed.policy.name for rule in chunk.rules] for chunk in made.chunks] == [["number"], ["path"]]
+    assert made.overriding_words == {0: 0b11}
+
+
+def _is_path(selector: Selector) -> Selector:
+    return replace(selector, args=(ArgFilter((0,), Operator.EQUAL, (b"/etc",)),))
+
+
+def _is_number(selector: Selector) -> Selector:
+    return replace(selector, args=(ArgFilter((0,), Operator.EQUAL, (4,)),))
+
+
+@pytest.mark.parametrize(("kind", "fails_closed"), [(PointKind.LSM, True), (PointKind.OVERRIDE, False)])
+def test_where_programs_are_interrupted_a_call_waits_for_those_that_only_kill_too(
+    kind: PointKind, fails_closed: bool
+) -> None:
+    point = HookPoint(kind, "file_open")
+    kill = Selector(actions=(Action(ActionKind.SIGKILL),))
+    made = plans_of(place_resolved([hand_made(HookKind.LSM, point, [argument(1)], kill)]))[point]
+    assert made.overrides is fails_closed

@@ -137,8 +137,9 @@ int pg_enter_7_0(struct pg_trampoline *ctx)
 	long error = 0;
 	__u64 n = 0;
 
-	if (!call)
+	if (!call) {
 		return 0;
+	}
 	call->in[0] = pg_argument(ctx, 0);
 	owner = pg_owner_of(call->context);
 	if (!owner) {

@@ -179,8 +179,9 @@ int pg_enter_7_1(struct bpf_raw_tracepoint_args *ctx)
 	long error = 0;
 	__u64 n = 0;
 
-	if (!call)
+	if (!call) {
 		return 0;
+	}
 	call->in[0] = ctx->args[1];
 	call->in[1] = ctx->args[2];
 	owner = pg_owner_of(call->context);

@@ -121,7 +121,7 @@ int pg_enter_7_0(struct pt_regs *ctx)
 	return 0;
 }
 
-int pg_exit_7_0(struct pt_regs *ctx)
+int pg_exit_7_0(struct pg_sys_exit *ctx)
 {
 	__u64 p[1] = {};
 	__u32 workload = 0;
@@ -130,7 +130,7 @@ int pg_exit_7_0(struct pt_regs *ctx)
 
 	if (!call)
 		return 0;
-	call->ret = (__s64)ctx->ax;
+	call->ret = ctx->ret;
 	if (!pg_select(p, &workload, 0x1, 0)) {
 		pg_release(call);
 		return 0;

@@ -54,7 +54,8 @@ class BasePrograms:
     @classmethod
     def attach(cls, loader: Loader, pins: Pins) -> BasePrograms:
         names = (*ATTACHED, SELF, QUARANTINE)
-        programs = loader.load(ProgramSource(_unit(), dict.fromkeys(names, ProgramForm(bpf.ProgType.RAW_TRACEPOINT))))
+        forms = dict.fromkeys(names, ProgramForm(bpf.ProgType.RAW_TRACEPOINT))
+        programs = loader.load(ProgramSource(_unit(), forms, thorough=True))
         links = {}
         for name, tracepoint in ATTACHED.items():
             with programs[name] as program:

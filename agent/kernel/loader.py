@@ -62,12 +62,14 @@ class ProgramForm:
 @dataclass(frozen=True, slots=True)
 class ProgramSource:
     """C text and the programs in it, by name. maps: name -> descriptor of those that only this text has, beside the
-    loader's own; they and the BTF of the forms stay their owners'.
+    loader's own; they and the BTF of the forms stay their owners'. thorough: compiled with all passes at once, which
+    takes twice as long and is easier on the verifier.
     """
 
     text: str
     programs: Mapping[str, ProgramForm]
     maps: Mapping[str, int] = field(default_factory=dict)
+    thorough: bool = False
 
     @property
     def descriptors(self) -> frozenset[int]:
@@ -138,7 +140,7 @@ class Loader:
         maps = {**self._maps, **source.maps}
         flags = [f"-DPG_FD_{name}={fd}" for name, fd in maps.items()] + [f"-I{BPF_SOURCES}"]
         forms = {name: astuple(form) for name, form in source.programs.items()}
-        request = {"text": source.text, "flags": flags, "programs": forms}
+        request = {"text": source.text, "flags": flags, "thorough": source.thorough, "programs": forms}
         end = time.monotonic() + self._limits.deadline_s
         data = json.dumps(request).encode()
         channel.settimeout(self._limits.deadline_s)

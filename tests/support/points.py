@@ -161,6 +161,8 @@ def _program(plan: HandPlan, placement: Placement, program: ProgramName) -> str:
 
 
 def _array(point: HookPoint, placement: Placement, side: Side) -> str:
+    if point.is_syscall and side is Side.EXIT:
+        return _SLOTS[PointKind.SYSCALL]
     if point.kind in TRAMPOLINES:
         return f"slots_{placement.attachment}_{side.value}"
     return _SLOTS.get(point.kind, "slots_probe")

@@ -6,6 +6,7 @@
 #define PG_FILE 2
 
 #include "lib/kernel.h"
+#include "lib/straight.h"
 #include "maps/bindings.h"
 #include "maps/counters.h"
 #include "maps/deferred.h"
@@ -221,20 +222,38 @@ PG_INLINE void pg_keep_exec(__u32 old_pid, const struct linux_binprm *bprm)
 		error_;                                                                                                \
 	})
 
+PG_INLINE long pg_move_return(const struct pg_return_key *from, const struct pg_return_key *to)
+{
+	struct pg_return *value = pg_lookup(returns, from);
+	long error = 0;
+
+	if (value) {
+		error = pg_update(returns, to, value, BPF_ANY);
+		pg_delete(returns, from);
+	}
+	pg_opaque(error);
+	return error;
+}
+
+/* Each round ends as it began, whatever was found: to the verifier of Linux 6.1 the rounds would else be a tree. */
 PG_INLINE void pg_move_returns(const struct pg_exec_awaited *kept, __u64 before, __u64 now)
 {
 	struct pg_return_key from = {.pid_tgid = before, .attachment = kept->attachment};
 	struct pg_return_key to = {.pid_tgid = now, .attachment = kept->attachment};
 	__u32 chunks = kept->chunks, chunk;
-	long error = pg_move(awaited, &from, &to);
+	long error = pg_move(awaited, &from, &to), result;
 
+	pg_opaque(error);
 	for (chunk = 0; chunk < PG_MAX_CHUNKS && chunk < chunks; chunk++) {
 		from.chunk = chunk;
 		to.chunk = chunk;
-		error = error ?: pg_move(returns, &from, &to);
+		result = pg_move_return(&from, &to);
+		error = (long)pg_choose(pg_is_error(result), (__u64)result, (__u64)error);
 	}
-	if (error)
-		pg_count(PG_COUNT_RETURN_LOST);
+	if (!error)
+		return;
+	pg_failed(error);
+	pg_count(PG_COUNT_RETURN_LOST);
 }
 
 /* What waits for the return of an execve, or for the enforcer's call, under the id that the thread had before. */

@@ -240,11 +240,14 @@ PG_INLINE void pg_move_returns(const struct pg_exec_awaited *kept, __u64 before,
 {
 	struct pg_return_key from = {.pid_tgid = before, .attachment = kept->attachment};
 	struct pg_return_key to = {.pid_tgid = now, .attachment = kept->attachment};
-	__u32 chunks = kept->chunks, chunk;
 	long error = pg_move(awaited, &from, &to), result;
+	__u32 chunk;
 
 	pg_opaque(error);
-	for (chunk = 0; chunk < PG_MAX_CHUNKS && chunk < chunks; chunk++) {
+	for (chunk = 0; chunk < PG_MAX_CHUNKS; chunk++) {
+		/* Read anew: two bounds merged into one countdown are none to Linux 6.1. */
+		if (chunk >= pg_once(kept->chunks))
+			break;
 		from.chunk = chunk;
 		to.chunk = chunk;
 		result = pg_move_return(&from, &to);

@@ -138,7 +138,10 @@ SIZED = (ArgType.CHAR_BUF, ArgType.CONST_BUF, ArgType.CHAR_IOVEC)
         (Value(ArgType.SOCKADDR, Read(FIRST), length=LENGTH), "pg_read_{}_sockaddr(s0, n, size)"),
         (Value(ArgType.SOCKADDR, Read(FIRST)), "pg_read_{}_sockaddr(s0, n, 128)"),
         (Value(ArgType.SOCKADDR_UN, Read(FIRST), length=LENGTH), "pg_read_{}_sockaddr_un(s0, n, size)"),
-        (Value(ArgType.BPF_ATTR, Read(SECOND), length=LENGTH), "pg_read_{}_bpf_attr(s0, n, size)"),
+        (
+            Value(ArgType.BPF_ATTR, Read(SECOND), length=LENGTH),
+            "pg_read_{}_bpf_attr_of(s0, n, size, (__u32)call->in[0])",
+        ),
         (Value(ArgType.DATA_LOC, Read(FIRST), length=LENGTH), "pg_read_{}_bytes(s0, n, size)"),
     ],
 )

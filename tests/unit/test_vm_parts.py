@@ -259,7 +259,7 @@ def test_results_are_joined_by_kernel(tmp_path: Path) -> None:
 
 def test_suite_names_what_there_is() -> None:
     lanes = parse_list(LIST.read_text())
-    assert list(lanes) == ["programs", "policies"]
+    assert list(lanes) == ["programs", "policies", "functions"]
     assert all(lanes.values())
     for line in itertools.chain.from_iterable(lanes.values()):
         path, _, name = line.partition("::")

@@ -57,6 +57,7 @@ STRANGER = struct.Struct("<QII")
 HOOK = struct.Struct("<QII")
 NOTICE = struct.Struct("<IIQQQIIII16s128s")
 TGID = struct.Struct("<I")
+ENTERING = struct.Struct("<QQ")
 NOTICE_RING = 256 << 10  # some 1,200 notices: a burst of starts as large as a node's pods, several times
 MAX_STRANGERS = 8192  # containers' cgroups, announced ones until they are bound
 MAX_HELD = 4096
@@ -177,7 +178,7 @@ def map_specs(ring_bytes: int, bindings: int) -> tuple[MapSpec, ...]:
         MapSpec("exec_text", MapType.HASH, 8, 4096, MAX_EXEC_TEXTS, NO_PREALLOC),
         MapSpec("exec_scratch", MapType.PERCPU_ARRAY, 4, 4096, 1),
         MapSpec("selfcheck", MapType.ARRAY, 4, SELFCHECK.size, 1),
-        MapSpec("entering", MapType.HASH, 4, 8, MAX_ENTERING, NO_PREALLOC),
+        MapSpec("entering", MapType.HASH, 4, ENTERING.size, MAX_ENTERING, NO_PREALLOC),
         MapSpec("entered", MapType.ARRAY, 4, 4, 1),
         MapSpec("strangers", MapType.HASH, 8, STRANGER.size, MAX_STRANGERS, NO_PREALLOC),
         MapSpec("doors", MapType.ARRAY, 4, DOORS.size, 1),

@@ -15,7 +15,8 @@
 
 #define PG_DEV_FD_LEN 8 /* "/dev/fd/" */
 #define PG_FD_DIGITS 10
-#define PG_PF_FORKNOEXEC 0x40 /* include/linux/sched.h, PF_FORKNOEXEC */
+#define PG_PF_FORKNOEXEC 0x40	  /* include/linux/sched.h, PF_FORKNOEXEC */
+#define PG_SENT_NS 10000000000ULL /* from a helper's fork to its move: milliseconds, on a node that keeps up */
 
 PG_INLINE __u64 pg_cgroup_id(const struct cgroup *cgroup)
 {
@@ -286,12 +287,13 @@ PG_INLINE void pg_add_entered(__u32 number)
 }
 
 /* One that cannot be noted is the container's from now on: its setup may meet a policy. */
-PG_INLINE void pg_enter(__u32 tgid, __u64 id)
+PG_INLINE void pg_enter(__u32 tgid, __u64 id, __u64 until)
 {
+	struct pg_entering value = {.cgroup = id, .until = until};
 	long error;
 
 	pg_add_entered(1); /* before it is there: whoever looks for it asks this first */
-	error = pg_update(entering, &tgid, &id, BPF_NOEXIST);
+	error = pg_update(entering, &tgid, &value, BPF_NOEXIST);
 	if (!error)
 		return;
 	pg_add_entered(-1);
@@ -307,15 +309,21 @@ PG_INLINE void pg_leave_entering(__u32 tgid)
 		__sync_fetch_and_add(entered, -1);
 }
 
-PG_INLINE int pg_in_host_pid_ns(const struct task_struct *task)
+/* How many pid namespaces are above the task's own; that of nobody where it cannot be told. */
+PG_INLINE unsigned int pg_pid_level(const struct task_struct *task)
 {
 	struct pid *pid = NULL;
-	unsigned int level = 1;
+	unsigned int level = ~0U;
 
 	pg_read(pid, &task->thread_pid);
 	if (pid)
 		pg_read(level, &pid->level);
-	return level == 0;
+	return level;
+}
+
+PG_INLINE int pg_in_host_pid_ns(const struct task_struct *task)
+{
+	return pg_pid_level(task) == 0;
 }
 
 /*
@@ -345,37 +353,64 @@ int pg_cgroup_attach(struct bpf_raw_tracepoint_args *ctx)
 {
 	const struct cgroup *cgroup = (const struct cgroup *)ctx->args[0];
 	const struct task_struct *task = (const struct task_struct *)ctx->args[2];
+	struct pg_entering *found;
 	__u64 id, mine;
 	pid_t tgid = 0;
 
 	if (!pg_on_v2(cgroup))
 		return 0;
 	id = pg_cgroup_id(cgroup);
-	if (!pg_lookup(bindings, &id) || !(pg_in_host_pid_ns(task) || pg_is_sent_in(task)))
+	if (!pg_lookup(bindings, &id))
 		return 0;
 	pg_read(tgid, &task->tgid);
-	if (tgid != bpf_get_current_pid_tgid() >> 32 && !pg_own_record(&mine))
-		pg_enter(tgid, id);
+	found = pg_lookup(entering, &tgid);
+	if ((pg_in_host_pid_ns(task) || pg_is_sent_in(task)) && tgid != bpf_get_current_pid_tgid() >> 32 &&
+	    !pg_own_record(&mine)) {
+		if (found)
+			pg_once(found->cgroup) = id;
+		else
+			pg_enter(tgid, id, 0);
+	} else if (found && !pg_once(found->cgroup)) {
+		pg_leave_entering(tgid);
+	}
 	return 0;
 }
 
 /*
+ * Whether the current process makes a child as runtimes make the helper of an exec: in another pid namespace than its
+ * own, or for its own parent (CLONE_PARENT).
+ */
+PG_INLINE int pg_is_sending(const struct task_struct *child)
+{
+	const struct task_struct *me = (const struct task_struct *)bpf_get_current_task();
+	struct task_struct *parent = NULL;
+
+	pg_read(parent, &child->real_parent);
+	return parent != me || pg_pid_level(child) != pg_pid_level(me);
+}
+
+/*
  * The helper's children are helpers too, and so is a child that the host makes in the container's cgroup at once
- * (CLONE_INTO_CGROUP).
+ * (CLONE_INTO_CGROUP). One that is about to be put there has a while for it, of which the move makes an end.
  */
 PG_INLINE void pg_fork_helper(const struct task_struct *child, __u32 tgid, __u32 parent_tgid)
 {
-	__u64 mine, id, *from;
+	struct pg_entering *from = pg_lookup(entering, &parent_tgid);
 	struct css_set *set = NULL;
 	struct cgroup *cgroup = NULL;
+	__u64 mine, id;
 
 	pg_read(set, &child->cgroups);
 	pg_read(cgroup, &set->dfl_cgrp);
 	id = pg_cgroup_id(cgroup);
-	from = pg_lookup(entering, &parent_tgid);
-	if (!from && (id == bpf_get_current_cgroup_id() || !pg_lookup(bindings, &id) || pg_own_record(&mine)))
+	if (from && pg_once(from->cgroup))
+		pg_enter(tgid, id, 0);
+	else if (pg_own_record(&mine))
 		return;
-	pg_enter(tgid, id);
+	else if (id != bpf_get_current_cgroup_id() && pg_lookup(bindings, &id))
+		pg_enter(tgid, id, 0);
+	else if (pg_is_sending(child))
+		pg_enter(tgid, 0, bpf_ktime_get_ns() + PG_SENT_NS);
 }
 
 /* sched_process_fork(struct task_struct *parent, struct task_struct *child): not of a new thread. */

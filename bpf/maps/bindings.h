@@ -17,9 +17,10 @@
  * A pod's own cgroup has a record with PG_FLAG_POD. The containers' cgroups below it are not nested in it: they come
  * into being before their runtime announces them, and are set up first.
  *
- * entering: HASH, tgid -> cgroup id: processes of the host in a container's cgroup that have not called execve there:
- * the runtime's helper of an exec sets itself up in it. They count as the host's. entered: ARRAY[1] of u32, how many
- * there are.
+ * entering: HASH, tgid -> struct pg_entering: processes of the host in a container's cgroup that have not called execve
+ * there: the runtime's helper of an exec sets itself up in it. They count as the host's. entered: ARRAY[1] of u32, how
+ * many there are. Those that look like a helper have an entry from their fork on, for a while: the kernel tells of a
+ * move when the process is in the cgroup already, and its next call does not wait for that.
  *
  * arming: HASH, cgroup id -> pid of the init process that the runtime holds. The entry says "pending"; its removal, at
  * that process's execve, arms the container. The binding's state is only a hint that saves the look-up: user space may
@@ -55,6 +56,13 @@ struct pg_binding {
 };
 _Static_assert(sizeof(struct pg_binding) == 288, "bindings value");
 
+/* cgroup: which one it was put into; 0 while it is in none yet. until: ns of the boot's clock, of one that is in none.
+ */
+struct pg_entering {
+	__u64 cgroup;
+	__u64 until;
+};
+
 PG_INLINE struct pg_binding *pg_host(void)
 {
 	__u32 zero = 0;
@@ -84,12 +92,13 @@ PG_INLINE int pg_pending(const struct pg_binding *binding, __u64 id, int exec_ho
 }
 
 /*
- * True for a process of the host that was put into a container's cgroup and has not called execve there. On a hook
- * point of execve itself the call is the container's already.
+ * True for a process of the host that was put into a container's cgroup, or is being put there, and has not called
+ * execve. On a hook point of execve itself the call is the container's already.
  */
 PG_INLINE int pg_is_entering(int exec_hook)
 {
 	__u32 zero = 0, *entered, tgid;
+	struct pg_entering *found;
 
 	if (exec_hook)
 		return 0;
@@ -97,7 +106,8 @@ PG_INLINE int pg_is_entering(int exec_hook)
 	if (!entered || !pg_once(*entered))
 		return 0;
 	tgid = bpf_get_current_pid_tgid() >> 32;
-	return pg_lookup(entering, &tgid) != NULL;
+	found = pg_lookup(entering, &tgid);
+	return found && (pg_once(found->cgroup) || bpf_ktime_get_ns() < pg_once(found->until));
 }
 
 /* The nearest cgroup above the current one that has a container's record. */

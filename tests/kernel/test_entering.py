@@ -6,11 +6,14 @@ container's from then on. Who comes from the container itself is never taken for
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.kernel import bpf as kernel
+from agent.kernel import layout
 from rthook import bpf
 from rthook.process import read_stat
 from tests.support.wait import wait_until
@@ -33,6 +36,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 VIOLATION = step("lseek", -1, 0, 0)
 SOON_S = 20.0
 KILLED = 128 + 9  # of a parent whose child was
+MOVES = 10
 MAX_BINDINGS = 64  # the least that the agent takes
 
 
@@ -60,23 +64,34 @@ def forbidding(entered: Node) -> Iterator[Cgroup]:
         yield group
 
 
-def helpers(node: Node) -> tuple[int, list[int]]:
-    """How many helpers the kernel's side counts, and which they are."""
+def entries(node: Node) -> tuple[int, dict[int, tuple[int, int]]]:
+    """How many entries the kernel's side counts, and which there are: process to (cgroup, until)."""
     fds = [bpf.open_object(node.agent.pin_dir / "maps" / name) for name in ("entered", "entering")]
+    found = {}
     try:
         count = bpf.lookup(fds[0], bytes(4), 4) or b""
-        keys = bpf.read_keys(fds[1], bpf.read_shape(fds[1]))
+        for key in bpf.read_keys(fds[1], bpf.read_shape(fds[1])):
+            value = bpf.lookup(fds[1], key, layout.ENTERING.size)
+            if value:
+                found[int.from_bytes(key, "little")] = layout.ENTERING.unpack(value)
     finally:
         for fd in fds:
             os.close(fd)
-    return int.from_bytes(count, "little"), [int.from_bytes(key, "little") for key in keys]
+    return int.from_bytes(count, "little"), found
+
+
+def helpers(node: Node) -> tuple[int, list[int]]:
+    """How many helpers the kernel's side counts in a container's cgroup, and which they are."""
+    count, found = entries(node)
+    pids = [pid for pid, (cgroup, _) in found.items() if cgroup]
+    return count - len(found) + len(pids), pids
 
 
 @pytest.fixture(autouse=True)
 def nobody_stays(entered: Node) -> Iterator[None]:
     """Whoever has called execve or ended is no helper any more."""
     yield
-    wait_until(lambda: helpers(entered) == (0, []), SOON_S, "all helpers to be forgotten")
+    wait_until(lambda: entries(entered) == (0, {}), SOON_S, "all helpers to be forgotten")
 
 
 def child_of(pid: int) -> int:
@@ -293,6 +308,84 @@ def test_helper_that_was_forked_into_a_pid_namespace_first_is_free_until_its_exe
         process.go()
         ended = process.end()
     assert (ended.status, ended.results) == (KILLED, (-9,))
+
+
+@pytest.mark.parametrize("fork", ["newpid", "sibling"])
+def test_helper_is_free_while_it_is_moved(entered: Node, container: Cgroup, fork: str) -> None:
+    """It makes forbidden calls while the host puts it into the cgroup: none is made too early."""
+    for _ in range(MOVES):
+        with outside(entered.program, steps([fork], ["spin", "300"], ["wait"], ["exec"], VIOLATION)) as process:
+            process.go()
+            helper = wait_until(lambda: [pid for pid, _ in sent(entered, process.pid)], SOON_S, "a helper")[0]
+            time.sleep(0.01)
+            container.put(helper)
+            process.await_waiting()
+            assert helpers(entered) == (1, [helper])
+            process.go()
+            assert process.end().status == KILLED
+
+
+def sent(node: Node, parent: int) -> list[tuple[int, int]]:
+    """Those that a process has, and that look like helpers: (pid, until)."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [(pid, until) for pid, (cgroup, until) in entries(node)[1].items() if not cgroup and str(pid) in children]
+
+
+def test_what_looks_like_a_helper_does_so_for_seconds(entered: Node, container: Cgroup) -> None:
+    """Which is the time that a move may take; from then on it is judged by where it is."""
+    with outside(entered.program, steps(["newpid"], ["wait"], VIOLATION, ["wait"], VIOLATION)) as process:
+        process.go()
+        process.await_waiting()
+        ((helper, until),) = sent(entered, process.pid)
+        assert 0 < until - time.monotonic_ns() < 10 * 10**9
+        container.put(helper)
+        note(entered, helper, time.monotonic_ns() + 60 * 10**9)
+        process.go()
+        assert process.await_waiting() == (-9,)
+        note(entered, helper, time.monotonic_ns() - 1)
+        process.go()
+        assert process.end().status == KILLED
+
+
+def note(node: Node, pid: int, until: int) -> None:
+    """As of a process that is in no cgroup yet."""
+    with kernel.open_pinned(node.agent.pin_dir / "maps" / "entering") as fd:
+        kernel.update(fd.fileno(), layout.TGID.pack(pid), layout.ENTERING.pack(0, until))
+
+
+def test_what_looks_like_a_helper_and_moves_itself_is_the_containers(entered: Node, container: Cgroup) -> None:
+    with outside(entered.program, steps(["newpid"], ["enter", str(container.path)], ["wait"], VIOLATION)) as process:
+        process.go()
+        process.await_waiting()
+        assert entries(entered) == (0, {})
+        process.go()
+        assert process.end().status == KILLED
+
+
+@pytest.mark.parametrize("fork", ["fork", "into"])
+def test_child_of_what_looks_like_a_helper_does_not(entered: Node, fork: str) -> None:
+    with entered.cgroup() as group:
+        words = steps(["newpid"], [fork, *([str(group.path)] if fork == "into" else [])], ["wait"])
+        with outside(entered.program, words) as process:
+            process.go()
+            process.await_waiting()
+            assert [pid for pid, _ in sent(entered, process.pid)] == list(entries(entered)[1])
+
+
+def test_execve_ends_what_looks_like_a_helper(entered: Node) -> None:
+    with outside(entered.program, steps(["newpid"], ["exec"], ["wait"])) as process:
+        process.go()
+        process.await_waiting()
+        assert entries(entered) == (0, {})
+
+
+@pytest.mark.parametrize("fork", ["newpid", "sibling"])
+def test_containers_process_never_looks_like_a_helper(entered: Node, container: Cgroup, fork: str) -> None:
+    process = container.start(steps([fork], ["wait"], VIOLATION))
+    process.await_waiting()
+    assert entries(entered) == (0, {})
+    process.go()
+    assert process.end().status == KILLED
 
 
 @pytest.mark.parametrize("way", [["exec"], ["fork"], ["exec", "--", "fork"]], ids="-".join)

@@ -96,7 +96,7 @@ def _words(name: str) -> str:
 
 
 STRUCTS = (
-    *("pg_binding", "pg_string", "pg_call", "pg_event", "pg_item", "pg_part", "pg_rest", "pg_hit"),
+    *("pg_binding", "pg_entering", "pg_string", "pg_call", "pg_event", "pg_item", "pg_part", "pg_rest", "pg_hit"),
     *("pg_deferred", "pg_exec_awaited", "pg_exec_text", "pg_return_key", "pg_awaited", "pg_return"),
     *("pg_stat", "pg_modes", "pg_rate_key", "pg_error_site", "pg_selfcheck"),
     *("pg_lineage", "pg_lineage_state", "pg_lost", "pg_note", "pg_override", "pg_owner"),
@@ -323,7 +323,7 @@ MAPS: dict[str, tuple[str | int, str | int]] = {
     "exec_awaited": (8, "pg_exec_awaited"),
     "exec_scratch": (4, "pg_exec_text"),
     "selfcheck": (4, "pg_selfcheck"),
-    "entering": (4, 8),
+    "entering": (4, "pg_entering"),
     "entered": (4, 4),
     "strangers": (8, "pg_stranger"),
     "doors": (4, "pg_doors"),
@@ -342,6 +342,7 @@ MAPS: dict[str, tuple[str | int, str | int]] = {
 FAMILIES = {"texts": sets.ROOMS, "parts": sets.PARTS}  # named by a size that the C is given
 FORMS = {
     "pg_binding": layout.BINDING,
+    "pg_entering": layout.ENTERING,
     "pg_stat": layout.STAT,
     "pg_modes": layout.MODES,
     "pg_error_site": layout.ERROR_SITE,

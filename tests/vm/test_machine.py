@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import system
 from tests.support.names import cache_dir, project_dir, unique_name
-from tools.vm.errors import BootError, DeadlineError
+from tools.vm.errors import BootError, DeadlineError, EmulatorError, VmError
 from tools.vm.kernels import SUITES, Kernel, find_kernel
 from tools.vm.machine import Job, run_guest
 
@@ -63,4 +63,17 @@ def test_a_boot_that_fails_is_tried_twice(
     with pytest.raises(BootError, match="before it reached its script"):
         run_guest(replace(kernel, image=broken), job)
     assert capsys.readouterr().out.count("trying again") == 1
+    assert emulators(job) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "again"), [("Oops: int3: 0000 [#1]", EmulatorError, 1), ("Oops: 0000 [#1]", VmError, 0)]
+)
+def test_a_guest_that_dies_of_the_emulator_is_tried_twice(
+    kernel: Kernel, job: Job, capsys: pytest.CaptureFixture[str], said: str, error: type[VmError], again: int
+) -> None:
+    dying = replace(job, command=("bash", "-c", f"echo '{said}'; echo b >/proc/sysrq-trigger; sleep 60"))
+    with pytest.raises(VmError) as raised:
+        run_guest(kernel, dying)
+    assert (type(raised.value), capsys.readouterr().out.count("trying again")) == (error, again)
     assert emulators(job) == []

@@ -12,5 +12,11 @@ class BootError(VmError):
     """A guest did not reach its script: worth a second try, emulation under load is not quite reliable."""
 
 
+class EmulatorError(VmError):
+    """The guest's kernel ran into an int3 that it had put into its own code and taken out again: the emulated processor ran what it had
+    translated before. Worth a second try; nothing else that a kernel dies of is.
+    """
+
+
 class DeadlineError(VmError):
     """A guest was ended because it took too long."""

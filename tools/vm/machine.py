@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from tools.vm.errors import BootError, DeadlineError, VmError
+from tools.vm.errors import BootError, DeadlineError, EmulatorError, VmError
 from tools.vm.initrd import build_initrd, modules_for_boot
 from tools.vm.kernels import Kernel
 
@@ -27,6 +27,7 @@ QEMU = "qemu-system-x86_64"
 BOOT_S = 120.0
 ATTEMPTS = 2
 _POLL_S = 0.5
+_STRAY_TRAP = "Oops: int3:"  # exc_int3 of arch/x86/kernel/traps.c: nobody's breakpoint
 _STARTED, _STATUS, _SCRIPT, _CONSOLE = "started", "status", "guest.sh", "console.log"
 # cx16: qemu 7.2 computes wrong flags for cmpxchg16b, which the kernel's allocator uses from 6.12 on: double faults.
 _CPU = "max,-cx16"
@@ -100,7 +101,7 @@ def qemu_command(kernel: Kernel, job: Job, initrd: Path) -> list[str]:
 
 
 def run_guest(kernel: Kernel, job: Job) -> int:
-    """The command's exit status. A boot that fails is tried once more. Raises BootError, DeadlineError, VmError."""
+    """The command's exit status. What the emulation fails at is tried once more. Raises a VmError that says what it was."""
     job.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"podgate-vm-{os.getpid()}-") as scratch:
         initrd = Path(scratch) / "initrd"
@@ -108,7 +109,7 @@ def run_guest(kernel: Kernel, job: Job) -> int:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return _run_once(kernel, job, initrd)
-            except BootError as error:
+            except (BootError, EmulatorError) as error:
                 if attempt == ATTEMPTS:
                     raise
                 print(f"vm: {kernel.name}: {error}; trying again", flush=True)
@@ -181,6 +182,8 @@ def _read_status(job: Job) -> int:
     try:
         return int((job.out / _STATUS).read_text())
     except (OSError, ValueError) as error:
+        if _STRAY_TRAP in (job.out / _CONSOLE).read_text(errors="replace"):
+            raise EmulatorError(f"the emulated processor ran code that had been changed: {_tail(job)}") from error
         raise VmError(f"the guest ended in the middle of its command: {_tail(job)}") from error
 
 

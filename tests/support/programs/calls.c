@@ -14,9 +14,11 @@
  *	child DIR            the same in a child that the parent has moved into a cgroup
  *	into DIR             the same in a child that is made in a cgroup (clone3 with CLONE_INTO_CGROUP)
  *	newpid               the same in the first process of a new pid namespace
+ *	sibling              the same in a child that another child has made for this process (CLONE_PARENT)
  *	thread               the other steps happen in another thread
  *	last                 the same, and the first thread ends at once
  *	exec                 the other steps happen in a new image of this program
+ *	spin MS              lseek(-1, 0, 0), again and again, for so many milliseconds
  *
  * An ARG is i:NUMBER (64 bits, any base), s:TEXT, b:HEX (bytes), r:SIZE (a buffer), e:TEXT (without NUL, at the end of
  *its memory: what follows is not mapped), or a text in memory that nobody has touched yet: f:PATH (the begin of a file,
@@ -33,6 +35,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MAX_ARGS 6
@@ -180,7 +183,7 @@ static void end_as(pid_t child)
 {
 	int status;
 
-	if (waitpid(child, &status, 0) != child)
+	if (waitpid(child, &status, 0) < 0)
 		fail("waitpid");
 	exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
 }
@@ -198,6 +201,27 @@ static void split_off(char **rest, unsigned long flags, const char *directory)
 	if (!child)
 		return run(rest);
 	end_as(child);
+}
+
+/* The child is that of this process, made by another of its children, which ends: as runc makes its init process. */
+static void split_off_sibling(char **rest)
+{
+	struct clone_args args = {.flags = CLONE_PARENT};
+	pid_t maker = fork(), child;
+
+	if (maker < 0)
+		fail("fork");
+	if (!maker) {
+		child = syscall(SYS_clone3, &args, sizeof(args));
+		if (child < 0)
+			fail("clone3");
+		if (!child)
+			return run(rest);
+		_exit(0);
+	}
+	if (waitpid(maker, NULL, 0) != maker)
+		fail("waitpid");
+	end_as(-1);
 }
 
 /* The child waits at the pipe until it is where it belongs. */
@@ -249,6 +273,20 @@ static void run_anew(char **rest)
 	fail(self);
 }
 
+/* One call after the other, as fast as they come. */
+static void spin(long milliseconds)
+{
+	struct timespec now;
+	long long end;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	end = now.tv_sec * 1000LL + now.tv_nsec / 1000000 + milliseconds;
+	do {
+		syscall(SYS_lseek, -1, 0, 0);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while (now.tv_sec * 1000LL + now.tv_nsec / 1000000 < end);
+}
+
 static void pause_for_line(void)
 {
 	char line[16];
@@ -278,6 +316,10 @@ static char **step(char **words)
 		split_off(rest, CLONE_INTO_CGROUP, words[1]);
 	else if (!strcmp(words[0], "newpid"))
 		split_off(rest, CLONE_NEWPID, NULL);
+	else if (!strcmp(words[0], "sibling"))
+		split_off_sibling(rest);
+	else if (!strcmp(words[0], "spin"))
+		spin(atol(words[1]));
 	else if (!strcmp(words[0], "thread"))
 		run_in_thread(rest, 0);
 	else if (!strcmp(words[0], "last"))

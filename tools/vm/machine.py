@@ -101,7 +101,7 @@ def qemu_command(kernel: Kernel, job: Job, initrd: Path) -> list[str]:
 
 
 def run_guest(kernel: Kernel, job: Job) -> int:
-    """The command's exit status. What the emulation fails at is tried once more. Raises a VmError that says what it was."""
+    """The command's exit status. What the emulation fails at is tried once more. Raises a VmError that says what."""
     job.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"podgate-vm-{os.getpid()}-") as scratch:
         initrd = Path(scratch) / "initrd"

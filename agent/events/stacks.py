@@ -22,6 +22,7 @@ MAX_FRAMES = 127  # kernel.perf_event_max_stack, the kernel's own limit
 MAX_NAME = 1024  # bytes of a symbol or path in an answer; a C++ name can be longer, and is cut
 MAX_MESSAGE = 192 << 10  # what a socket takes at once with the default net.core.wmem_max
 
+_BPF = "bpf"  # of what the kernel has compiled at run time, in /proc/kallsyms
 HIDDEN = "kernel addresses are hidden on this node (kernel.kptr_restrict)"
 
 
@@ -72,12 +73,22 @@ def stack_fields(event: RawEvent, trace: Trace, symbols: Symbols, hidden: bool) 
     """kernel_stack and user_stack. hidden: kernel addresses must not be told."""
     fields: dict[str, Any] = {}
     if KERNEL_STACK_ID in event.items:
-        fields["kernel_stack"] = _stack(trace.kernel, symbols.kernel, hidden)
+        fields["kernel_stack"] = _stack(*_of_the_call(trace.kernel, symbols.kernel), hidden)
     if USER_STACK_ID in event.items:
         fields["user_stack"] = _stack(trace.user, symbols.user, False)
     if (trace.kernel and symbols.kernel is None) or (trace.user and symbols.user is None):
         fields |= {"symbols": False, "symbols_reason": symbols.reason}
     return fields
+
+
+def _of_the_call(addresses: tuple[int, ...], frames: Frames | None) -> tuple[tuple[int, ...], Frames | None]:
+    """Without the innermost frames when they are our own: of a trampoline and of the program that it calls."""
+    own = 0
+    for frame in frames or ():
+        if not frame or frame.module != _BPF:
+            break
+        own += 1
+    return addresses[own:], frames and frames[own:]
 
 
 def _stack(addresses: tuple[int, ...], frames: Frames | None, hidden: bool) -> list[dict[str, Any]]:

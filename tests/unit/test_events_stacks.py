@@ -64,6 +64,19 @@ def test_stacks_with_symbols() -> None:
     assert stack_fields(BOTH, TRACE, FOUND, False) == {"kernel_stack": SHOWN_KERNEL, "user_stack": SHOWN_USER}
 
 
+def test_frames_of_our_own_programs_are_left_out() -> None:
+    """The innermost ones: further out they are somebody's who was called by the call."""
+    own, other = Frame("bpf_trampoline_1", 9, "bpf"), Frame("vfs_read", 5, "kernel")
+    trace, found = Trace((1, 2, 3, 4), (), 7, 9, None), Symbols((own, own, other, own), None)
+    shown = stack_fields(event(stack(KERNEL, 1, 2, 3, 4)), trace, found, False)["kernel_stack"]
+    assert [(frame["address"], frame["symbol"]) for frame in shown] == [
+        ("0x3", "vfs_read"),
+        ("0x4", "bpf_trampoline_1"),
+    ]
+    shown = stack_fields(event(stack(KERNEL, 1)), Trace((1,), (), 7, 9, None), Symbols((own,), None), False)
+    assert shown == {"kernel_stack": []}
+
+
 def test_hidden_kernel_addresses_are_not_told_but_symbols_are() -> None:
     fields = stack_fields(BOTH, TRACE, FOUND, True)
     assert fields["kernel_stack"] == [frame | {"address": None} for frame in SHOWN_KERNEL]

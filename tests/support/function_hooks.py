@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hooks on kernel functions: policies, the node of the guest that they are tried on, what its events say, and which
-objects of BPF there are.
-"""
+"""Hooks on kernel functions: policies, the node of the guest that they are tried on, and what its events say."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import struct
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from agent.kernel.bpf import ATTR_SIZE, SYS_BPF
 from nri_plugin.ttrpc import RemoteError
 from tests.support.agent import EventReader
+from tests.support.bpf_objects import bpf_objects
 from tests.support.language import MARK, Document, act
 from tests.support.names import project_dir
 from tests.support.wait import wait_until
@@ -37,9 +33,6 @@ RETURNS_INT: Document = {
     "returnArg": {"index": 0, "type": "int"},
     "returnArgAction": "Post",
 }
-
-_NEXT_IDS = {"programs": 11, "maps": 12, "links": 31}  # enum bpf_cmd: BPF_PROG_, BPF_MAP_, BPF_LINK_GET_NEXT_ID
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def build_functions(folder: Path) -> Path:
@@ -144,28 +137,12 @@ def refusal(node: Node, policy: Document) -> str:
     """What the agent says of a policy that the node cannot carry out: it may be listed with its fault, and nothing of
     it is loaded.
     """
-    before, name = bpf_objects(), policy["metadata"]["name"]
+    before, name = bpf_objects(node), policy["metadata"]["name"]
     with pytest.raises(RemoteError) as caught:
         node.add(policy)
     listed = [status for status in node.agent.control.list().policies if status.name == name]
     assert [status.state for status in listed] in ([], ["load_error"])
     for status in listed:
         node.agent.control.delete(status.name, status.namespace)
-    wait_until(lambda: bpf_objects() == before, 10.0, f"{before}")
+    wait_until(lambda: bpf_objects(node) == before, 10.0, f"{before}")
     return str(caught.value)
-
-
-def bpf_objects() -> dict[str, int]:
-    """How many programs, maps and links the kernel has."""
-    return {kind: sum(1 for _ in bpf_ids(kind)) for kind in _NEXT_IDS}
-
-
-def bpf_ids(kind: str) -> Iterator[int]:
-    """The identifiers of all programs, maps or links (union bpf_attr: start_id, next_id)."""
-    at = 0
-    while True:
-        attr = ctypes.create_string_buffer(struct.pack("<II", at, 0), ATTR_SIZE)
-        if _libc.syscall(SYS_BPF, _NEXT_IDS[kind], attr, ATTR_SIZE):
-            return
-        at = struct.unpack_from("<I", attr, 4)[0]
-        yield at

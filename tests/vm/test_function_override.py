@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.bpf_objects import bpf_objects
 from tests.support.function_hooks import (
     INJECTION_LIST,
     RETURNS_INT,
     Told,
-    bpf_objects,
     function,
     lsm_hook,
     openat,
@@ -174,11 +174,11 @@ class TestStanding:
 
     def test_more_policies_on_a_function_take_no_more_links(self, node: Node, kept: Path) -> None:
         """They share a dispatcher."""
-        before = bpf_objects()["links"]
+        before = bpf_objects(node)["links"]
         more = [document(f"more{n}", f"more{n}", kprobes=[opening(kept, override(EPERM))]) for n in range(MORE)]
         node.add(*more)
         try:
-            assert bpf_objects()["links"] == before
+            assert bpf_objects(node)["links"] == before
             for name in ("more0", f"more{MORE - 1}"):
                 with node.container(name) as group:
                     assert group.run(openat(kept)).results == (-EPERM,)
@@ -300,7 +300,7 @@ def test_no_call_passes_unchecked_between_old_rules_and_new_ones(
 def test_calls_pass_when_the_policy_is_gone(node: Node, functions_program: Path, kept: Path) -> None:
     """The last one on its function: programs and links go while calls run through them."""
     only = document("only", "only", kprobes=[opening(kept, override(EPERM), act("NoPost"))])
-    before = bpf_objects()
+    before = bpf_objects(node)
     with node.container("only") as group, storm(functions_program, group, kept) as running:
         with policies(node, json.dumps(only)):
             pass
@@ -308,4 +308,4 @@ def test_calls_pass_when_the_policy_is_gone(node: Node, functions_program: Path,
         came = running.end()
     assert min(came["opened"], came["EPERM"]) > 100
     assert (came["other"], came["EACCES"], came["else"]) == (0, 0, 0)
-    wait_until(lambda: bpf_objects() == before, 10.0, f"{before}, there are {bpf_objects()}")
+    wait_until(lambda: bpf_objects(node) == before, 10.0, f"{before}, there are {bpf_objects(node)}")

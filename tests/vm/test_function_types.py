@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from agent.policy.kernel_names import CAPABILITIES
+from tests.support.bpf_objects import any_program
 from tests.support.examples import socket_address
 from tests.support.function_hooks import (
     AT_FDCWD,
     Told,
-    bpf_ids,
     function,
     openat,
     policies,
@@ -64,11 +64,6 @@ def datagram() -> list[str]:
 
 def connection(address: bytes, family: int) -> list[str]:
     return steps(step("socket", family, 1, 0), step("connect", 3, address, len(address)))
-
-
-def prog_id() -> int:
-    """Of a program that the kernel has."""
-    return next(iter(bpf_ids("programs")))
 
 
 CASES: dict[str, Case] = {
@@ -191,8 +186,8 @@ CASES: dict[str, Case] = {
     ),
     "bpf_prog": Case(
         function("security_bpf_prog", arg(0, "bpf_prog")),
-        lambda _: step("bpf", BPF_PROG_GET_FD_BY_ID, struct.pack("<III", prog_id(), 0, 0), 12),
-        lambda _: [{"value": {"id": prog_id()}}],
+        lambda _: step("bpf", BPF_PROG_GET_FD_BY_ID, struct.pack("<III", any_program(), 0, 0), 12),
+        lambda _: [{"value": {"id": any_program()}}],
     ),
     "perf_event": Case(
         function("security_perf_event_alloc", arg(0, "perf_event")),

@@ -44,7 +44,7 @@ class ControlEndpoint:
         self._status = status
         self._methods: dict[str, Callable[[bytes], Message]] = {
             "AddPolicies": self._add,
-            "DeletePolicy": self._delete,
+            "DeletePolicies": self._delete,
             "SetPolicyMode": self._set_mode,
             "ListPolicies": self._list,
             "GetPolicy": self._get,
@@ -74,10 +74,10 @@ class ControlEndpoint:
         memory = self._store.memory()
         return control_pb2.AddPoliciesResponse(policies=[self._outcome(each, memory) for each in outcomes])
 
-    def _delete(self, payload: bytes) -> control_pb2.DeletePolicyResponse:
-        request = control_pb2.DeletePolicyRequest.FromString(payload)
-        outcome = self._store.delete(PolicyKey(request.namespace or None, request.name))
-        return control_pb2.DeletePolicyResponse(policy=self._outcome(outcome, {}))
+    def _delete(self, payload: bytes) -> control_pb2.DeletePoliciesResponse:
+        request = control_pb2.DeletePoliciesRequest.FromString(payload)
+        outcomes = self._store.delete(PolicyKey(each.namespace or None, each.name) for each in request.policies)
+        return control_pb2.DeletePoliciesResponse(policies=[self._outcome(each, {}) for each in outcomes])
 
     def _set_mode(self, payload: bytes) -> control_pb2.SetPolicyModeResponse:
         request = control_pb2.SetPolicyModeRequest.FromString(payload)

@@ -142,16 +142,19 @@ class PolicyStore:
             self._forget_errors(wanted)
             return tuple(Outcome(self._entries[p.key], changes.get(p.key, Change.UNCHANGED), spent) for p in wanted)
 
-    def delete(self, key: PolicyKey) -> Outcome:
-        """Raises NoSuchPolicy."""
+    def delete(self, keys: Iterable[PolicyKey]) -> tuple[Outcome, ...]:
+        """In one change. Raises NoSuchPolicy when one of them is not there, and then all stay."""
         began = time.monotonic()
         with self._change:
-            entry = self.find(key)
-            del self._entries[key]
-            if entry.placed:
-                self._deselect(entry.placed)
-                self._clean_up([entry.placed])
-            return Outcome(entry, Change.DELETED, int((time.monotonic() - began) * 1000))
+            entries = {key: self.find(key) for key in keys}
+            placed = [entry.placed for entry in entries.values() if entry.placed]
+            for key in entries:
+                del self._entries[key]
+            if placed:
+                self._deselect(placed)
+                self._clean_up(placed)
+            spent = int((time.monotonic() - began) * 1000)
+            return tuple(Outcome(entry, Change.DELETED, spent) for entry in entries.values())
 
     def set_mode(self, key: PolicyKey, mode: PolicyMode) -> Outcome:
         """Raises NoSuchPolicy; PolicyRejected for one that is not in force, or that enforces nothing."""
@@ -295,12 +298,12 @@ class PolicyStore:
             self._clean_up(new)
             raise
 
-    def _deselect(self, placed: PlacedPolicy) -> None:
-        """What is left of its bits where a binding cannot be written ends with its rules."""
+    def _deselect(self, gone: list[PlacedPolicy]) -> None:
+        """What is left of their bits where a binding cannot be written ends with their rules."""
         try:
-            self._parts.gate.select((), bits_of(placed))
+            self._parts.gate.select((), _bits(gone))
         except KernelError as error:
-            self._burned |= set(bits_of(placed))
+            self._burned |= set(_bits(gone))
             log.error("bindings keep bits of an ended policy", extra=fields(error=str(error)))
 
     def _clean_up(self, gone: list[PlacedPolicy]) -> None:

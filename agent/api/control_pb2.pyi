@@ -40,7 +40,7 @@ class AddPoliciesResponse(_message.Message):
     policies: _containers.RepeatedCompositeFieldContainer[PolicyStatus]
     def __init__(self, policies: _Optional[_Iterable[_Union[PolicyStatus, _Mapping[str, _Any]]]] = ...) -> None: ...
 
-class DeletePolicyRequest(_message.Message):
+class PolicyName(_message.Message):
     __slots__ = ("name", "namespace")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -48,11 +48,17 @@ class DeletePolicyRequest(_message.Message):
     namespace: str
     def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
 
-class DeletePolicyResponse(_message.Message):
-    __slots__ = ("policy",)
-    POLICY_FIELD_NUMBER: _ClassVar[int]
-    policy: PolicyStatus
-    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+class DeletePoliciesRequest(_message.Message):
+    __slots__ = ("policies",)
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    policies: _containers.RepeatedCompositeFieldContainer[PolicyName]
+    def __init__(self, policies: _Optional[_Iterable[_Union[PolicyName, _Mapping[str, _Any]]]] = ...) -> None: ...
+
+class DeletePoliciesResponse(_message.Message):
+    __slots__ = ("policies",)
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    policies: _containers.RepeatedCompositeFieldContainer[PolicyStatus]
+    def __init__(self, policies: _Optional[_Iterable[_Union[PolicyStatus, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class ListPoliciesRequest(_message.Message):
     __slots__ = ()

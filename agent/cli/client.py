@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,9 +39,14 @@ class ControlClient:
         request = control_pb2.SetPolicyModeRequest(name=name, namespace=namespace, mode=mode)
         return self._call("SetPolicyMode", request, control_pb2.SetPolicyModeResponse)
 
-    def delete(self, name: str, namespace: str) -> control_pb2.DeletePolicyResponse:
-        request = control_pb2.DeletePolicyRequest(name=name, namespace=namespace)
-        return self._call("DeletePolicy", request, control_pb2.DeletePolicyResponse)
+    def delete(self, name: str, namespace: str) -> control_pb2.DeletePoliciesResponse:
+        return self.delete_all([(name, namespace)])
+
+    def delete_all(self, names: Iterable[tuple[str, str]]) -> control_pb2.DeletePoliciesResponse:
+        """names: name and namespace of each. All of them in one change, or none."""
+        policies = [control_pb2.PolicyName(name=name, namespace=namespace) for name, namespace in names]
+        request = control_pb2.DeletePoliciesRequest(policies=policies)
+        return self._call("DeletePolicies", request, control_pb2.DeletePoliciesResponse)
 
     def get(self, name: str, namespace: str, *, c: bool = False) -> control_pb2.GetPolicyResponse:
         """c: the C as well."""

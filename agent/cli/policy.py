@@ -116,17 +116,21 @@ def set_mode(run_dir: Path, name: str, mode: str, namespace: str, output: str) -
 
 
 @policy.command()
-@click.argument("name")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @namespace_option
 @json_option
 @click.pass_obj
-def delete(run_dir: Path, name: str, namespace: str, output: str) -> None:
-    """End a policy."""
-    name, namespace = split_name(name, namespace)
-    status = ask(lambda: ControlClient(run_dir).delete(name, namespace)).policy
+def delete(run_dir: Path, names: tuple[str, ...], namespace: str, output: str) -> None:
+    """End policies.
+
+    Several are one change: when one of them is not there, all stay.
+    """
+    wanted = [split_name(name, namespace) for name in names]
+    statuses = ask(lambda: ControlClient(run_dir).delete_all(wanted)).policies
     if output == "json":
-        print_json([as_fields(status)])
-    else:
+        print_json(list(map(as_fields, statuses)))
+        return
+    for status in statuses:
         click.echo(f"{_key(status)}: deleted after {status.milliseconds} ms")
 
 

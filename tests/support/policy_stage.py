@@ -184,7 +184,8 @@ class Stage:
 
     def delete(self, name: str, namespace: str | None = None) -> None:
         self.log.clear()
-        assert self.store.delete(PolicyKey(namespace, name)).change is Change.DELETED
+        (outcome,) = self.store.delete([PolicyKey(namespace, name)])
+        assert outcome.change is Change.DELETED
 
     def switch(self, name: str, mode: PolicyMode) -> Change:
         self.log.clear()

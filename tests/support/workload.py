@@ -233,8 +233,9 @@ class Node:
 
     def clear(self) -> None:
         """Deletes every policy."""
-        for status in self.agent.control.list().policies:
-            self.agent.control.delete(status.name, status.namespace)
+        names = [(status.name, status.namespace) for status in self.agent.control.list().policies]
+        if names:
+            self.agent.control.delete_all(names)
 
     def counter(self, name: str) -> int:
         return int(self.agent.control.status().counters[name])

@@ -54,17 +54,27 @@ def test_a_refused_policy_is_told_as_the_agent_says_it(stage: Stage) -> None:
 
 @pytest.mark.parametrize("args", [("shop/guard",), ("guard", "-n", "shop")])
 def test_a_policy_is_deleted_by_both_spellings(stage: Stage, args: tuple[str, ...]) -> None:
-    stage.serve(
-        "DeletePolicy", lambda: control_pb2.DeletePolicyResponse(policy=policy_status(state="deleted", milliseconds=5))
-    )
+    assert deleted(stage, *args) == [("guard", "shop")]
+
+
+def test_several_policies_are_one_change(stage: Stage) -> None:
+    wanted = [("guard", "shop"), ("a", ""), ("b", "shop")]
+    assert deleted(stage, "shop/guard", "a", "shop/b") == wanted
+    assert stage.run("policy", "delete").exit_code == 2
+
+
+def deleted(stage: Stage, *args: str) -> list[tuple[str, str]]:
+    """What the agent is asked to delete; it says so of one."""
+    gone = policy_status(state="deleted", milliseconds=5)
+    stage.serve("DeletePolicies", lambda: control_pb2.DeletePoliciesResponse(policies=[gone]))
     result = stage.run("policy", "delete", *args)
     assert (result.exit_code, result.stdout) == (0, "shop/guard: deleted after 5 ms\n")
-    request = control_pb2.DeletePolicyRequest.FromString(stage.control.calls[0][1])
-    assert (request.name, request.namespace) == ("guard", "shop")
+    request = control_pb2.DeletePoliciesRequest.FromString(stage.control.calls[0][1])
+    return [(policy.name, policy.namespace) for policy in request.policies]
 
 
 def test_a_policy_that_is_not_there_is_a_refusal(stage: Stage) -> None:
-    stage.serve("DeletePolicy", refuse(Code.NOT_FOUND, "no policy x here; there are: y"))
+    stage.serve("DeletePolicies", refuse(Code.NOT_FOUND, "no policy x here; there are: y"))
     result = stage.run("policy", "delete", "x")
     assert (result.exit_code, result.stderr) == (1, "no policy x here; there are: y\n")
 

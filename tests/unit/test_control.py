@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -77,10 +77,11 @@ class _Store:
             raise self.error
         return tuple(Outcome(_entry(), Change.ADDED, 12) for _ in policies)
 
-    def delete(self, key: PolicyKey) -> Outcome:
+    def delete(self, keys: Iterable[PolicyKey]) -> tuple[Outcome, ...]:
+        (key,) = keys
         if key != PolicyKey("shop", "guard"):
             raise NoSuchPolicy(key, ())
-        return Outcome(_entry(), Change.DELETED, 3)
+        return (Outcome(_entry(), Change.DELETED, 3),)
 
     def set_mode(self, key: PolicyKey, mode: PolicyMode) -> Outcome:
         if self.error:
@@ -117,8 +118,9 @@ class _Control:
         return control_pb2.AddPoliciesResponse.FromString(self.call("AddPolicies", request))
 
     def delete(self, name: str, namespace: str) -> control_pb2.PolicyStatus:
-        request = control_pb2.DeletePolicyRequest(name=name, namespace=namespace).SerializeToString()
-        return control_pb2.DeletePolicyResponse.FromString(self.call("DeletePolicy", request)).policy
+        policy = control_pb2.PolicyName(name=name, namespace=namespace)
+        request = control_pb2.DeletePoliciesRequest(policies=[policy]).SerializeToString()
+        return control_pb2.DeletePoliciesResponse.FromString(self.call("DeletePolicies", request)).policies[0]
 
     def set_mode(self, mode: str) -> control_pb2.PolicyStatus:
         request = control_pb2.SetPolicyModeRequest(name="guard", namespace="shop", mode=mode).SerializeToString()
@@ -276,7 +278,7 @@ def test_the_status_is_what_the_agent_says(control: _Control) -> None:
     assert control_pb2.GetStatusResponse.FromString(control.call("GetStatus", b"")).pid == 77
 
 
-@pytest.mark.parametrize("method", ["AddPolicies", "DeletePolicy", "SetPolicyMode", "GetPolicy"])
+@pytest.mark.parametrize("method", ["AddPolicies", "DeletePolicies", "SetPolicyMode", "GetPolicy"])
 def test_control_refuses_junk(control: _Control, method: str) -> None:
     assert _refusal(lambda: control.call(method, _JUNK))[0] is Code.INVALID_ARGUMENT
 

@@ -71,7 +71,20 @@ def test_a_deleted_policy_ends_before_its_rules_go(stage: Stage) -> None:
 def test_deleting_what_is_not_there_names_what_is(stage: Stage) -> None:
     stage.add(lseek_policy("a"), lseek_policy("b", namespace="shop"))
     with pytest.raises(NoSuchPolicy, match=r"no policy shop/a here; there are: a, shop/b"):
-        stage.store.delete(PolicyKey("shop", "a"))
+        stage.store.delete([PolicyKey("shop", "a")])
+    assert len(stage.listed()) == 2
+
+
+def test_several_are_deleted_in_one_change_or_none_is(stage: Stage) -> None:
+    stage.add(version("a", 1), version("b", 2), version("c", 3))
+    keys = [PolicyKey(None, name) for name in ("a", "b", "a")]
+    with pytest.raises(NoSuchPolicy, match="no policy d here"):
+        stage.store.delete([*keys, PolicyKey(None, "d")])
+    assert stage.bits() == {"a": 0, "b": 1, "c": 2}
+    stage.log.clear()
+    assert [outcome.entry.policy.name for outcome in stage.store.delete(keys)] == ["a", "b"]
+    assert stage.log == ["select +[] -[0, 1]", "compile lseek [3]", "forget 1", "forget 2", "removed 1", "removed 2"]
+    assert stage.bits() == {"c": 2}
 
 
 def test_only_the_calls_that_change_are_compiled(stage: Stage) -> None:

@@ -367,10 +367,10 @@ int pg_cgroup_attach(struct bpf_raw_tracepoint_args *ctx)
 	if ((pg_in_host_pid_ns(task) || pg_is_sent_in(task)) && tgid != bpf_get_current_pid_tgid() >> 32 &&
 	    !pg_own_record(&mine)) {
 		if (found)
-			pg_once(found->cgroup) = id;
+			pg_once(found->until) = 0;
 		else
 			pg_enter(tgid, id, 0);
-	} else if (found && !pg_once(found->cgroup)) {
+	} else if (found && pg_once(found->until)) {
 		pg_leave_entering(tgid);
 	}
 	return 0;
@@ -403,14 +403,14 @@ PG_INLINE void pg_fork_helper(const struct task_struct *child, __u32 tgid, __u32
 	pg_read(set, &child->cgroups);
 	pg_read(cgroup, &set->dfl_cgrp);
 	id = pg_cgroup_id(cgroup);
-	if (from && pg_once(from->cgroup))
+	if (from && !pg_once(from->until))
 		pg_enter(tgid, id, 0);
 	else if (pg_own_record(&mine))
 		return;
 	else if (id != bpf_get_current_cgroup_id() && pg_lookup(bindings, &id))
 		pg_enter(tgid, id, 0);
 	else if (pg_is_sending(child))
-		pg_enter(tgid, 0, bpf_ktime_get_ns() + PG_SENT_NS);
+		pg_enter(tgid, id, bpf_ktime_get_ns() + PG_SENT_NS);
 }
 
 /* sched_process_fork(struct task_struct *parent, struct task_struct *child): not of a new thread. */

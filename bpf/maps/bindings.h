@@ -56,7 +56,9 @@ struct pg_binding {
 };
 _Static_assert(sizeof(struct pg_binding) == 288, "bindings value");
 
-/* cgroup: which one it was put into; 0 while it is in none yet. until: ns of the boot's clock, of one that is in none.
+/*
+ * until: 0 of a helper that was put into a container's cgroup. Of one that only looks like a helper, when it ceases to,
+ * in ns of the monotonic clock; cgroup is where it was made then: while it is there, nobody has put it anywhere.
  */
 struct pg_entering {
 	__u64 cgroup;
@@ -91,6 +93,13 @@ PG_INLINE int pg_pending(const struct pg_binding *binding, __u64 id, int exec_ho
 	return init_pid && !(exec_hook && *init_pid == bpf_get_current_pid_tgid() >> 32);
 }
 
+PG_INLINE int pg_may_enter(struct pg_entering *found)
+{
+	__u64 until = pg_once(found->until);
+
+	return !until || (bpf_ktime_get_ns() < until && pg_once(found->cgroup) != bpf_get_current_cgroup_id());
+}
+
 /*
  * True for a process of the host that was put into a container's cgroup, or is being put there, and has not called
  * execve. On a hook point of execve itself the call is the container's already.
@@ -107,7 +116,7 @@ PG_INLINE int pg_is_entering(int exec_hook)
 		return 0;
 	tgid = bpf_get_current_pid_tgid() >> 32;
 	found = pg_lookup(entering, &tgid);
-	return found && (pg_once(found->cgroup) || bpf_ktime_get_ns() < pg_once(found->until));
+	return found && pg_may_enter(found);
 }
 
 /* The nearest cgroup above the current one that has a container's record. */

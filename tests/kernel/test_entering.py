@@ -19,6 +19,7 @@ from rthook.process import read_stat
 from tests.support.wait import wait_until
 from tests.support.workload import (
     Cgroup,
+    Identity,
     Node,
     kprobe,
     lseek_policy,
@@ -83,7 +84,7 @@ def entries(node: Node) -> tuple[int, dict[int, tuple[int, int]]]:
 def helpers(node: Node) -> tuple[int, list[int]]:
     """How many helpers the kernel's side counts in a container's cgroup, and which they are."""
     count, found = entries(node)
-    pids = [pid for pid, (cgroup, _) in found.items() if cgroup]
+    pids = [pid for pid, (_, until) in found.items() if not until]
     return count - len(found) + len(pids), pids
 
 
@@ -328,7 +329,7 @@ def test_helper_is_free_while_it_is_moved(entered: Node, container: Cgroup, fork
 def sent(node: Node, parent: int) -> list[tuple[int, int]]:
     """Those that a process has, and that look like helpers: (pid, until)."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [(pid, until) for pid, (cgroup, until) in entries(node)[1].items() if not cgroup and str(pid) in children]
+    return [(pid, until) for pid, (_, until) in entries(node)[1].items() if until and str(pid) in children]
 
 
 def test_what_looks_like_a_helper_does_so_for_seconds(entered: Node, container: Cgroup) -> None:
@@ -351,6 +352,20 @@ def note(node: Node, pid: int, until: int) -> None:
     """As of a process that is in no cgroup yet."""
     with kernel.open_pinned(node.agent.pin_dir / "maps" / "entering") as fd:
         kernel.update(fd.fileno(), layout.TGID.pack(pid), layout.ENTERING.pack(0, until))
+
+
+@pytest.mark.parametrize("fork", ["newpid", "sibling"])
+def test_process_that_is_there_before_its_container_is_known_is_no_helper(entered: Node, fork: str) -> None:
+    """Nobody has put it anywhere since it was made."""
+    with entered.cgroup() as group:
+        process = group.start(steps([fork], ["wait"], VIOLATION))
+        process.await_waiting()
+        ((_, until),) = sent(entered, process.pid)
+        entered.announce(process.pid, Identity("default"), id=group.path.name)
+        assert time.monotonic_ns() < until
+        process.go()
+        assert process.end().status == KILLED
+        entered.hook.unbind(group.path.name)
 
 
 def test_what_looks_like_a_helper_and_moves_itself_is_the_containers(entered: Node, container: Cgroup) -> None:

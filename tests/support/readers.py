@@ -7,14 +7,16 @@ import ctypes
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.kernel import bpf
+from agent.kernel.errors import LoaderError
 from agent.kernel.headers import ensure_tree
 from agent.kernel.layout import map_specs
 from agent.kernel.loader import Loader, LoaderLimits, ProgramForm, ProgramSource
 from tests.support.names import project_dir
+from tests.support.patience import PATIENCE
 from tests.support.wait import wait_until
 
 SOURCE = project_dir() / "tests/support/programs/readers.c"
@@ -150,8 +152,13 @@ def load_readers() -> Iterator[Readers]:
     tree = ensure_tree()
     if "struct load_info {" not in (Path(tree) / "include/podgate_btf.h").read_text():
         text = f'#include "lib/kernel.h"\n{LOAD_INFO}{text}'
-    loader = Loader(tree, {name: fd.fileno() for name, fd in maps.items()}, LoaderLimits())
-    programs = loader.load(ProgramSource(text, dict.fromkeys(_names(text), ProgramForm(bpf.ProgType.RAW_TRACEPOINT))))
+    loader = Loader(tree, {name: fd.fileno() for name, fd in maps.items()}, LoaderLimits(30.0 * PATIENCE))
+    source = ProgramSource(text, dict.fromkeys(_names(text), ProgramForm(bpf.ProgType.RAW_TRACEPOINT)))
+    try:
+        programs = loader.load(source)
+    except LoaderError:
+        # A guest takes longer for so many than the loader gives itself for a second attempt.
+        programs = loader.load(replace(source, thorough=True))
     readers = Readers(programs, maps, value)
     try:
         yield readers

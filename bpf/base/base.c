@@ -384,9 +384,11 @@ PG_INLINE int pg_is_sending(const struct task_struct *child)
 {
 	const struct task_struct *me = (const struct task_struct *)bpf_get_current_task();
 	struct task_struct *parent = NULL;
+	unsigned int level;
 
 	pg_read(parent, &child->real_parent);
-	return parent != me || pg_pid_level(child) != pg_pid_level(me);
+	level = pg_pid_level(child);
+	return parent != me || (level && level != pg_pid_level(me));
 }
 
 /*
@@ -399,18 +401,18 @@ PG_INLINE void pg_fork_helper(const struct task_struct *child, __u32 tgid, __u32
 	struct css_set *set = NULL;
 	struct cgroup *cgroup = NULL;
 	__u64 mine, id;
+	int into;
 
 	pg_read(set, &child->cgroups);
 	pg_read(cgroup, &set->dfl_cgrp);
 	id = pg_cgroup_id(cgroup);
-	if (from && !pg_once(from->until))
+	if (from && !pg_once(from->until)) {
 		pg_enter(tgid, id, 0);
-	else if (pg_own_record(&mine))
 		return;
-	else if (id != bpf_get_current_cgroup_id() && pg_lookup(bindings, &id))
-		pg_enter(tgid, id, 0);
-	else if (pg_is_sending(child))
-		pg_enter(tgid, id, bpf_ktime_get_ns() + PG_SENT_NS);
+	}
+	into = id != bpf_get_current_cgroup_id() && pg_lookup(bindings, &id);
+	if ((into || pg_is_sending(child)) && !pg_own_record(&mine))
+		pg_enter(tgid, id, into ? 0 : bpf_ktime_get_ns() + PG_SENT_NS);
 }
 
 /* sched_process_fork(struct task_struct *parent, struct task_struct *child): not of a new thread. */

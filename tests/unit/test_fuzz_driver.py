@@ -288,7 +288,7 @@ def test_command_prints_the_numbers_and_keeps_the_slowest_input(
     assert lines[0].startswith("seed 1; ")
     assert [line.partition(":")[0] for line in lines[1:]] == ["mux", "failure-rule"]
     assert all("300 inputs in " in line and " outcomes, slowest " in line for line in lines[1:])
-    assert (tmp_path / "mux" / "slowest").read_bytes()
+    assert (tmp_path / "mux" / "slowest").is_file()  # which may be the empty one
     assert json.loads((tmp_path / "mux" / "report.json").read_text())["executions"] == 300
 
 

@@ -294,6 +294,11 @@ def test_lanes_run_side_by_side_and_the_worst_one_counts(monkeypatch: pytest.Mon
     assert run_lanes(monkeypatch, {"c": ["exit 0"]}).returncode == 0
 
 
+def test_lane_that_fails_first_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has ended long before its status is asked for."""
+    assert run_lanes(monkeypatch, {"a": ["sleep 0.7; exit 1"], "b": ["exit 4"], "c": ["exit 0"]}).returncode == 4
+
+
 def test_pytest_ends_before_the_guest_does() -> None:
     (_, _, script) = guest_command({"all": ["tests/a.py", "b c"]}, 600.0, ("kernel", "guest"))
     assert "env REQUIRE=kernel,guest PODGATE_PATIENCE=8 timeout --signal=INT 540 " in script

@@ -148,8 +148,7 @@ class PolicyStore:
         with self._change:
             entries = {key: self.find(key) for key in keys}
             placed = [entry.placed for entry in entries.values() if entry.placed]
-            for key in entries:
-                del self._entries[key]
+            self._entries = {key: entry for key, entry in self._entries.items() if key not in entries}
             if placed:
                 self._deselect(placed)
                 self._clean_up(placed)

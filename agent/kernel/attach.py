@@ -31,11 +31,11 @@ from agent.kernel.errors import KernelError
 from agent.kernel.probe_device import DEVICES, ProbeDevice
 from agent.kernel.targets import PROGRAM_TYPES as PROGRAM_TYPES
 from agent.kernel.targets import SLOT_MAPS as SLOT_MAPS
-from agent.kernel.targets import Targets, form_kind
+from agent.kernel.targets import Targets
 from agent.kernel.tracepoint import Tracepoints, syscall_event
 from agent.kernel.user_files import file_identity, open_regular
 from agent.policy.access import OVERRIDING, TRAMPOLINES, TWO_SIDED, HookPoint, PointKind
-from agent.policy.codegen_unit import Side
+from agent.policy.codegen_unit import Side, form_kind
 from agent.policy.user_facts import UserFileError
 
 MAX_REF_COUNTER = (1 << 32) - 1  # 32 bits of the event's config: uprobe_format_group of kernel/events/core.c

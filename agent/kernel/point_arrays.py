@@ -16,9 +16,9 @@ from typing import Final
 
 from agent.kernel import bpf
 from agent.kernel.slots import SlotArray
-from agent.kernel.targets import PROGRAM_TYPES, form_kind
+from agent.kernel.targets import PROGRAM_TYPES
 from agent.policy.access import TRAMPOLINES, HookPoint
-from agent.policy.codegen_unit import Side
+from agent.policy.codegen_unit import Side, form_kind
 
 # A head, and three times as many further programs as a chain has (plan.MAX_CHUNKS): the old chain, the new one, and
 # one whose grace period is not over. A slot is 8 bytes of memory.

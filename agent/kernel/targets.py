@@ -15,7 +15,7 @@ from agent.kernel.errors import KernelError
 from agent.kernel.kernel_btf import KernelBtf
 from agent.kernel.loader import ProgramForm
 from agent.policy.access import TRAMPOLINES, HookPoint, PointKind
-from agent.policy.codegen_unit import Side
+from agent.policy.codegen_unit import Side, form_kind
 
 TRACE_FENTRY, TRACE_FEXIT, MODIFY_RETURN, LSM_MAC = 24, 25, 26, 27  # enum bpf_attach_type
 
@@ -51,11 +51,6 @@ ATTACH_TYPES: Mapping[tuple[PointKind, Side], int] = {
 }
 
 
-def form_kind(point: HookPoint, side: Side) -> PointKind:
-    """The kind whose programs stand on a side: where a system call ends is its tracepoint, whatever it begins with."""
-    return PointKind.SYSCALL if point.is_syscall and side is Side.EXIT else point.kind
-
-
 class Targets:
     """A context: BTF is read when the first function is asked for, and given up at its end. Not for several threads at
     a time. btf: the agent's, which knows where its records are.
@@ -77,14 +72,15 @@ class Targets:
         """Of the programs on one side of a hook point; a module's BTF stays open until `release`. Raises KernelError
         when BTF does not have the function.
         """
-        kind = PROGRAM_TYPES[form_kind(point, side)]
-        if form_kind(point, side) not in TRAMPOLINES:
-            return ProgramForm(kind)
+        kind = form_kind(point, side)
+        program = PROGRAM_TYPES[kind]
+        if kind not in TRAMPOLINES:
+            return ProgramForm(program)
         attach_type = ATTACH_TYPES[point.kind, side]
         if not point.module:
-            return ProgramForm(kind, attach_type, self._kernel_id(point.function))
+            return ProgramForm(program, attach_type, self._kernel_id(point.function))
         found = self._find(point.module, point.function)
-        return ProgramForm(kind, attach_type, found, self._module(point.module).fileno())
+        return ProgramForm(program, attach_type, found, self._module(point.module).fileno())
 
     def release(self) -> None:
         """Gives up what was read and opened."""

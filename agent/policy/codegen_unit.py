@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from agent.policy.access import TRAMPOLINES, PointKind
+from agent.policy.access import TRAMPOLINES, HookPoint, PointKind
 from agent.policy.placed import Rule
 from agent.policy.plan import Chunk, PointPlan
 
@@ -41,6 +41,11 @@ class Side(Enum):
 
     ENTER = "enter"
     EXIT = "exit"
+
+
+def form_kind(point: HookPoint, side: Side) -> PointKind:
+    """The kind whose programs stand on a side: where a system call ends is its tracepoint, whatever it begins with."""
+    return PointKind.SYSCALL if point.is_syscall and side is Side.EXIT else point.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +88,7 @@ class Unit:
 
     def slots(self, side: Side) -> str:
         """The PROG_ARRAY of a side: programs that are loaded for one function have one of their own."""
-        kind = self.plan.point.kind
-        if self.plan.point.is_syscall and side is Side.EXIT:
-            return _SLOTS[PointKind.SYSCALL]
+        kind = form_kind(self.plan.point, side)
         if kind in TRAMPOLINES:
             return f"slots_{self.place.attachment}_{side.value}"
         return _SLOTS[kind]

@@ -4,26 +4,22 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 from collections.abc import Iterator
 
 from agent.kernel import bpf
-from agent.kernel.bpf import ATTR_SIZE, SYS_BPF
-from agent.kernel.errors import KernelError
+from agent.kernel.bpf import Command
 from tests.support.workload import Node
 
-# enum bpf_cmd: the next one's identifier, and a descriptor of it.
-_PROGRAMS, _LINKS = (11, 13), (31, 30)
-_INFO = 15
+# How to get the next one's identifier, and a descriptor of it.
+_PROGRAMS = (Command.PROG_GET_NEXT_ID, Command.PROG_GET_FD_BY_ID)
+_LINKS = (Command.LINK_GET_NEXT_ID, Command.LINK_GET_FD_BY_ID)
 _INFO_BYTES = 256
 _MAX_MAPS = 256
 _ID_OF_INFO = struct.Struct("<II")  # type, id: of maps
 _LINK_INFO = struct.Struct("<III")  # type, id, prog_id
 # struct bpf_prog_info, include/uapi/linux/bpf.h
 _MAP_COUNT_AT, _MAP_IDS_AT = 52, 56
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def bpf_objects(node: Node) -> dict[str, int]:
@@ -62,30 +58,17 @@ def _links() -> Iterator[int]:
         yield _LINK_INFO.unpack_from(_info(fd))[2]
 
 
-def _objects(next_id: int, by_id: int) -> Iterator[tuple[int, int]]:
-    """(identifier, descriptor) of each that is still there (union bpf_attr: start_id, next_id)."""
+def _objects(next_id: Command, by_id: Command) -> Iterator[tuple[int, int]]:
+    """(identifier, descriptor) of each that is still there."""
     at = 0
-    while True:
-        attr = ctypes.create_string_buffer(struct.pack("<II", at, 0), ATTR_SIZE)
-        if _bpf(next_id, attr) < 0:
-            return
-        at = struct.unpack_from("<I", attr, 4)[0]
-        fd = _bpf(by_id, ctypes.create_string_buffer(struct.pack("<I", at), ATTR_SIZE))
-        if fd < 0:
-            continue
-        try:
-            yield at, fd
-        finally:
-            os.close(fd)
+    while at := bpf.following_id(next_id, at):
+        found = bpf.object_by_id(by_id, at)
+        if found:
+            with found as fd:
+                yield at, fd.fileno()
 
 
 def _info(fd: int, request: bytes = b"") -> bytes:
     info = ctypes.create_string_buffer(request, _INFO_BYTES)
-    attr = ctypes.create_string_buffer(struct.pack("<IIQ", fd, _INFO_BYTES, ctypes.addressof(info)), ATTR_SIZE)
-    if _bpf(_INFO, attr) < 0:
-        raise KernelError("bpf(OBJ_GET_INFO_BY_FD)", ctypes.get_errno())
+    bpf.fill_info(fd, info)
     return info.raw
-
-
-def _bpf(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
-    return int(_libc.syscall(SYS_BPF, command, attr, ATTR_SIZE))

@@ -150,6 +150,14 @@ def test_hook_in_a_user_and_a_cgroup_namespace(node: PodmanNode, recorder: Recor
     assert record_of(recorder, CREATE_CONTAINER).cgroup == "/"
 
 
+def test_another_podman_does_not_lock_a_container_in_a_user_namespace_out(node: PodmanNode) -> None:
+    """It hands the folders above all container roots to the root of its own container, and 0700 would close them."""
+    outcome = node.run(RunSpec(command=("echo", "started"), user_namespace=True))
+    assert outcome.stdout == "started\n", outcome.stderr
+    above = [node.folder / path for path in ("root", "root/vfs", "root/vfs/dir")]
+    assert [folder.stat().st_mode & 0o777 for folder in above] == [0o711] * 3
+
+
 @pytest.mark.parametrize("stage", [CREATE_RUNTIME, CREATE_CONTAINER])
 def test_status_1_of_a_hook_refuses_the_start(node: PodmanNode, recorder: Recorder, stage: str) -> None:
     node.add_hook(recorder.hook(stage, status=1))

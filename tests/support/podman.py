@@ -206,8 +206,12 @@ class PodmanNode:
 
     def _prepare(self) -> None:
         """Write the configuration; nothing of the machine's is read beside it."""
-        # A container in a user namespace has to reach its root from uid 100000.
-        self.folder.chmod(0o711)
+        # A container in a user namespace has to reach its root from uid 100000. podman 4.3 makes these folders 0700 and
+        # hands them to the root of the container it is busy with: another podman at that moment, such as the one that
+        # conmon calls at a container's end, would lock that container out.
+        for path in ("", "root", "root/vfs", "root/vfs/dir"):
+            (self.folder / path).mkdir(exist_ok=True)
+            (self.folder / path).chmod(0o711)
         self.hooks_dir.mkdir()
         for name in ("bin", "tmp"):
             (self.folder / name).mkdir()

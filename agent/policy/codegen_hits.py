@@ -104,6 +104,13 @@ def hit_flags(actions: tuple[Action, ...]) -> list[str]:
     return [name for name, holds in found.items() if holds]
 
 
+def may_ask(unit: Unit) -> str:
+    """All that the hits of a program may ask for: `may` of bpf/lib/rules.h. What is missing here is not done."""
+    actions = tuple(action for rule in unit.chunk.rules for action in rule.actions)
+    more = {"PG_HIT_SIGNALS": any(signals(actions)), "PG_HIT_LIMITED": any(action.rate_ms for action in actions)}
+    return " | ".join([*hit_flags(actions), *(name for name, holds in more.items() if holds)]) or "0"
+
+
 def parameter_lines(unit: Unit, rule: Rule, actions: tuple[Action, ...], hashed: str) -> Iterator[str]:
     """What actions need beyond flags; the hit is at hand as `hit`. hashed: what makes two events equal."""
     for action in actions:
@@ -138,3 +145,7 @@ def _hash(unit: Unit, values: tuple[Value, ...]) -> str:
 
 def send_lines(actions: Iterable[Action]) -> Iterator[str]:
     return (f"\tpg_send_if(call, signals, {number_});" for number_ in sorted(set(signals(tuple(actions)))))
+
+
+def send_hits(unit: Unit) -> str:
+    return f"\tpg_send_hits(call, event, {len(unit.chunk.rules)}, {may_ask(unit)});"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from agent.policy import codegen_sock as sock
 from agent.policy.access import Value
 from agent.policy.codegen_filter import BINARY, PARENT
+from agent.policy.codegen_hits import send_hits
 from agent.policy.codegen_unit import CONTEXTS, Unit, indent
 from agent.policy.codegen_value import number, read_value, report_text
 from agent.policy.plan import is_stored_number
@@ -103,5 +104,5 @@ def late_function(unit: Unit) -> Iterator[str]:
     for value in values:
         yield from _report(unit, value)
     yield "\tevent->flags |= PG_EVENT_RETURN;"
-    yield f"\tpg_send_hits(call, event, {len(unit.chunk.rules)});"
+    yield send_hits(unit)
     yield "}"

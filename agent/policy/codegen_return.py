@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from agent.policy import codegen_sock as sock
 from agent.policy.access import Value
 from agent.policy.codegen_filter import argument_condition
-from agent.policy.codegen_hits import hit_flags, new_hit, parameter_lines, send_lines, told_values
+from agent.policy.codegen_hits import hit_flags, may_ask, new_hit, parameter_lines, send_lines, told_values
 from agent.policy.codegen_record import slot_names, slot_variables, values_head
 from agent.policy.codegen_rules import take_awaited
 from agent.policy.codegen_unit import Unit, indent
@@ -42,7 +42,7 @@ def returns_function(unit: Unit) -> Iterator[str]:
         yield f"\tif (call->awaiting & {1 << n:#x}ULL) {{"
         yield from _return_selectors(unit, n, rule)
         yield "\t}"
-    yield sock.settle(unit.chunk, len(unit.chunk.rules))
+    yield sock.settle(unit.chunk, may_ask(unit))
     yield from send_lines(action for _, rule in unit.returning for s in rule.selectors for action in s.return_actions)
     yield "\tif (flags & PG_HIT_POST)"
     yield f"\t\t{unit.name('late')}(ctx, call, flags, when);"

@@ -10,7 +10,7 @@ from operator import attrgetter
 from agent.policy import codegen_sock as sock
 from agent.policy.access import Value
 from agent.policy.codegen_filter import BINARY, PARENT, Condition, conditions, joined
-from agent.policy.codegen_hits import hit_lines, send_lines
+from agent.policy.codegen_hits import hit_lines, may_ask, send_hits, send_lines
 from agent.policy.codegen_record import slot_names, slot_variables, values_head
 from agent.policy.codegen_unit import Unit, indent, policy_bit
 from agent.policy.codegen_value import read_value
@@ -114,8 +114,7 @@ def _rule(unit: Unit, n: int, rule: Rule, found: list[list[Condition]]) -> Itera
 
 
 def _settle(unit: Unit) -> Iterator[str]:
-    rules = len(unit.chunk.rules)
-    yield sock.settle(unit.chunk, rules)
+    yield sock.settle(unit.chunk, may_ask(unit))
     yield from send_lines(action for rule in unit.chunk.rules for s in rule.selectors for action in s.actions)
     if unit.returning:
         yield from indent(_note_awaited(unit), 1)
@@ -124,7 +123,7 @@ def _settle(unit: Unit) -> Iterator[str]:
     yield f"\tevent = {unit.name('record')}(ctx, call, flags, when);"
     yield "\tif (!event)"
     yield "\t\treturn 0;"
-    yield f"\tpg_send_hits(call, event, {rules});"
+    yield send_hits(unit)
     if unit.returning:
         yield "\tcall->kept = 1;"
 

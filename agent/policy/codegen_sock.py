@@ -97,10 +97,10 @@ def _select(words: Sequence[int]) -> Iterator[str]:
     yield "\t}"
 
 
-def settle(chunk: Chunk, rules: int) -> str:
-    if chunk.sockets:
-        return f"\tflags = pg_settle_subject(call, {OWNER}, {rules}, &signals);"
-    return f"\tflags = pg_settle(call, {rules}, &signals);"
+def settle(chunk: Chunk, may: str) -> str:
+    """may: what hits may ask for."""
+    arguments = f"{len(chunk.rules)}, {may}, &signals"
+    return f"\tflags = pg_settle{f'_subject(call, {OWNER}' if chunk.sockets else '(call'}, {arguments});"
 
 
 def limit(chunk: Chunk, arguments: str) -> str:

@@ -10,6 +10,7 @@ from agent.policy.access import PointHook, Value
 from agent.policy.automaton import Substrings
 from agent.policy.lineage import LineageTable
 from agent.policy.model import (
+    Action,
     ActionKind,
     ArgFilter,
     ArgType,
@@ -67,6 +68,11 @@ class Rule:
         return self.hook.hook.returns
 
     @property
+    def actions(self) -> tuple[Action, ...]:
+        """Of all its selectors, at the entry and at the return."""
+        return tuple(action for s in self.selectors for action in (*s.actions, *s.return_actions))
+
+    @property
     def overrides(self) -> bool:
         """Whether any selector keeps the call from being made."""
         return any(a.kind is ActionKind.OVERRIDE for selector in self.selectors for a in selector.actions)
@@ -96,7 +102,7 @@ class Rule:
     @property
     def has_rate(self) -> bool:
         """Whether events may come too soon after equal ones, so that what they report is known before they are made."""
-        return any(a.rate_ms for s in self.selectors for a in (*s.actions, *s.return_actions))
+        return any(action.rate_ms for action in self.actions)
 
     @property
     def weight(self) -> int:

@@ -54,12 +54,8 @@ PG_INLINE struct pg_hit *pg_hit(struct pg_call *call, __u32 policy, __u16 rule, 
 {
 	struct pg_hit *hit = pg_next_hit(call);
 
-	hit->policy = policy;
-	hit->rule = rule;
-	hit->selector = selector;
-	hit->return_selector = PG_NO_SELECTOR;
-	hit->bit = bit;
-	hit->flags = flags;
+	hit->head[0] = (__u64)policy | (__u64)rule << 32 | (__u64)selector << 48;
+	hit->head[1] = PG_NO_SELECTOR | (__u64)bit << 16 | (__u64)flags << 32;
 	hit->values = values;
 	hit->signals = signals;
 	return hit;
@@ -191,28 +187,46 @@ PG_INLINE void pg_settle_override(struct pg_call *call, const struct pg_hit *hit
 		call->override = hit->override;
 }
 
-PG_INLINE void pg_settle_signals(struct pg_hit *hit, struct pg_stat *stat, __u32 offset)
+/*
+ * Whether a hit asks for something. may: all that the hits of its program may ask for, a constant: what none of them
+ * does is not compiled, and not verified for each of them.
+ */
+PG_INLINE __u32 pg_asks(const struct pg_hit *hit, __u32 may, __u32 flag)
 {
-	if (hit->signals & (1ULL << (PG_SIGKILL - 1)))
+	return may & flag ? hit->flags & flag : 0;
+}
+
+PG_INLINE __u64 pg_signals_of(const struct pg_hit *hit, __u32 may)
+{
+	return may & PG_HIT_SIGNALS ? hit->signals : 0;
+}
+
+PG_INLINE void pg_settle_signals(struct pg_hit *hit, __u32 may, struct pg_stat *stat, __u32 offset)
+{
+	__u64 signals = pg_signals_of(hit, may);
+
+	if (signals & (1ULL << (PG_SIGKILL - 1)))
 		pg_tally(stat, PG_STAT_SIGKILL + offset);
-	if (hit->signals & ~(1ULL << (PG_SIGKILL - 1)))
+	if (signals & ~(1ULL << (PG_SIGKILL - 1)))
 		pg_tally(stat, PG_STAT_SIGNAL + offset);
-	if (hit->flags & PG_HIT_NOTIFY) {
+	if (pg_asks(hit, may, PG_HIT_NOTIFY)) {
 		pg_tally(stat, PG_STAT_NOTIFY_ENFORCER + offset);
 		if (!offset)
 			pg_notify_enforcer(hit);
 	}
-	if (hit->flags & PG_HIT_SET)
+	if (pg_asks(hit, may, PG_HIT_SET)) {
 		pg_tally(stat, PG_STAT_SET + offset);
-	if (hit->flags & PG_HIT_SET_FAILED)
-		pg_tally(stat, PG_STAT_FAILED);
+		if (hit->flags & PG_HIT_SET_FAILED)
+			pg_tally(stat, PG_STAT_FAILED);
+	}
 }
 
 /* Counts what one hit does, and gives the signals that it wants sent. */
-PG_INLINE __u64 pg_settle_hit(struct pg_call *call, struct pg_hit *hit)
+PG_INLINE __u64 pg_settle_hit(struct pg_call *call, struct pg_hit *hit, __u32 may)
 {
 	struct pg_stat *stat = pg_stat(pg_selector_key(hit));
-	int enforces = hit->signals || hit->flags & (PG_HIT_NOTIFY | PG_HIT_SET | PG_HIT_OVERRIDE);
+	__u64 signals = pg_signals_of(hit, may);
+	int enforces = signals || pg_asks(hit, may, PG_HIT_NOTIFY | PG_HIT_SET | PG_HIT_OVERRIDE);
 	__u32 offset = 0;
 
 	if (enforces && pg_monitors(hit->bit)) {
@@ -220,15 +234,15 @@ PG_INLINE __u64 pg_settle_hit(struct pg_call *call, struct pg_hit *hit)
 		offset = PG_STAT_MONITOR;
 	}
 	if (enforces)
-		pg_settle_signals(hit, stat, offset);
-	if (hit->flags & PG_HIT_OVERRIDE)
+		pg_settle_signals(hit, may, stat, offset);
+	if (pg_asks(hit, may, PG_HIT_OVERRIDE))
 		pg_settle_override(call, hit, stat, offset);
-	if (hit->flags & PG_HIT_CLEANUP) {
+	if (pg_asks(hit, may, PG_HIT_CLEANUP)) {
 		__u64 key = bpf_get_current_pid_tgid();
 
 		pg_delete(enforcer, &key);
 	}
-	if (hit->flags & PG_HIT_LIMITED) {
+	if (pg_asks(hit, may, PG_HIT_LIMITED)) {
 		pg_tally(stat, PG_STAT_RATE_LIMITED);
 	} else if (hit->flags & PG_HIT_POST) {
 		pg_tally(stat, PG_STAT_POST);
@@ -236,14 +250,14 @@ PG_INLINE __u64 pg_settle_hit(struct pg_call *call, struct pg_hit *hit)
 	} else if (!(hit->flags & PG_HIT_AWAITS)) {
 		pg_tally(stat, PG_STAT_NOPOST);
 	}
-	return offset ? 0 : hit->signals;
+	return offset ? 0 : signals;
 }
 
 /*
  * Does what a program's hits ask for, all but their signals and events. rules: how many it has, a constant that bounds
- * the loop. signals: those that are to be sent. Gives the flags of the hits that post.
+ * the loop. may: as above. signals: those that are to be sent. Gives the flags of the hits that post.
  */
-PG_INLINE __u32 pg_settle(struct pg_call *call, __u32 rules, __u64 *signals)
+PG_INLINE __u32 pg_settle(struct pg_call *call, __u32 rules, __u32 may, __u64 *signals)
 {
 	__u64 wanted = 0;
 	__u32 i, flags = 0;
@@ -254,8 +268,8 @@ PG_INLINE __u32 pg_settle(struct pg_call *call, __u32 rules, __u64 *signals)
 		/* Read anew: two bounds merged into one countdown are none to Linux 6.1. */
 		if (i >= pg_once(call->hits))
 			break;
-		wanted |= pg_settle_hit(call, hit);
-		if (hit->flags & PG_HIT_POST && !(hit->flags & PG_HIT_LIMITED))
+		wanted |= pg_settle_hit(call, hit, may);
+		if (hit->flags & PG_HIT_POST && !pg_asks(hit, may, PG_HIT_LIMITED))
 			flags |= hit->flags;
 	}
 	*signals = pg_signals_left(call, wanted);
@@ -265,7 +279,7 @@ PG_INLINE __u32 pg_settle(struct pg_call *call, __u32 rules, __u64 *signals)
 }
 
 /* Sends one event for each hit that posts. */
-PG_INLINE void pg_send_hits(struct pg_call *call, struct pg_event *event, __u32 rules)
+PG_INLINE void pg_send_hits(struct pg_call *call, struct pg_event *event, __u32 rules, __u32 may)
 {
 	__u32 i;
 
@@ -276,11 +290,12 @@ PG_INLINE void pg_send_hits(struct pg_call *call, struct pg_event *event, __u32 
 
 		if (i >= pg_once(call->hits))
 			break;
-		if (call->error && call->error != -PG_EALREADY && hit->signals && !(hit->flags & PG_HIT_MONITORED))
+		if (call->error && call->error != -PG_EALREADY && pg_signals_of(hit, may) &&
+		    !(hit->flags & PG_HIT_MONITORED))
 			pg_tally(pg_stat(pg_selector_key(hit)), PG_STAT_FAILED);
 		if (call->error == -PG_EALREADY)
-			event->error = hit->flags & PG_HIT_OVERRIDE ? -PG_EALREADY : 0;
-		if (hit->flags & PG_HIT_POST && !(hit->flags & PG_HIT_LIMITED))
+			event->error = pg_asks(hit, may, PG_HIT_OVERRIDE) ? -PG_EALREADY : 0;
+		if (hit->flags & PG_HIT_POST && !pg_asks(hit, may, PG_HIT_LIMITED))
 			pg_send_event(event, hit);
 	}
 }

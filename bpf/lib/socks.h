@@ -302,7 +302,8 @@ PG_INLINE int pg_withhold_hit(struct pg_hit *hit)
 }
 
 /* As pg_settle, of a call that may be another process's than the one that runs. */
-PG_INLINE __u32 pg_settle_subject(struct pg_call *call, const struct pg_owner *owner, __u32 rules, __u64 *signals)
+PG_INLINE __u32 pg_settle_subject(struct pg_call *call, const struct pg_owner *owner, __u32 rules, __u32 may,
+				  __u64 *signals)
 {
 	int withheld = 0;
 	__u32 i, flags;
@@ -314,7 +315,7 @@ PG_INLINE __u32 pg_settle_subject(struct pg_call *call, const struct pg_owner *o
 			withheld |= pg_withhold_hit(&call->hit[i & (PG_MAX_HITS - 1)]);
 		}
 	}
-	flags = pg_settle(call, rules, signals);
+	flags = pg_settle(call, rules, may, signals);
 	if (withheld)
 		call->error = -PG_ESRCH;
 	return flags;

@@ -35,16 +35,22 @@
 #define PG_HIT_SET_FAILED 512 /* the process's memory could not be written */
 #define PG_HIT_AWAITS 1024    /* its event comes at the return */
 #define PG_HIT_OVERRIDE 2048  /* the call gives an error instead of being made */
+#define PG_HIT_SIGNALS 4096   /* only of what hits may ask for: that some have signals */
 
 #define PG_WAITING_LIMITED 0x8000 /* no event: one came too soon before */
 
 struct pg_hit {
-	__u32 policy; /* the agent's serial number of it: never used again */
-	__u16 rule;
-	__u16 selector;
-	__u16 return_selector;
-	__u16 bit;
-	__u32 flags;
+	union {
+		struct {
+			__u32 policy; /* the agent's serial number of it: never used again */
+			__u16 rule;
+			__u16 selector;
+			__u16 return_selector;
+			__u16 bit;
+			__u32 flags;
+		};
+		__u64 head[2]; /* the same: what is written at once is compiled in less time */
+	};
 	__u64 values;  /* bit n: value n of this program is reported */
 	__u64 signals; /* bit n: signal n + 1 is sent */
 	__u32 notify_signal;

@@ -299,6 +299,25 @@ def test_every_golden_file_has_a_case() -> None:
     assert {file.stem for file in GOLDEN.iterdir()} == set(CASES)
 
 
+FLAG = re.compile(r"PG_HIT_\w+")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_hit_may_ask_for_is_done(name: str) -> None:
+    """What is not in `may` of a program is not compiled: an action that is missing there would not be taken."""
+    for function in compile_point(CASES[name], placement(CASES[name])).split("\n}\n"):
+        hits = [line.rpartition(", ") for line in re.findall(r"pg_hit\((call, .*)\);", function)]
+        settled = re.findall(r"pg_settle\w*\((.*)\);", function)
+        assert len(settled) == bool(settled)
+        assert settled or not hits
+        asked = {flag for arguments, _, _ in hits for flag in FLAG.findall(arguments)} - {"PG_HIT_AWAITS"}
+        asked |= {"PG_HIT_SIGNALS"} if any(signals != "0x0ULL" for _, _, signals in hits) else set()
+        asked |= {"PG_HIT_LIMITED"} if re.search(r"pg_limit(_subject)?\(|PG_WAITING_LIMITED :", function) else set()
+        assert asked - {"PG_HIT_AT_RETURN"} <= set(FLAG.findall("".join(settled))) | {"PG_HIT_POST"}
+        for sent in re.findall(r"pg_send_hits\((.*)\);", function):
+            assert not settled or FLAG.findall(sent) == FLAG.findall(settled[0])
+
+
 def test_module_includes_the_library_once_and_has_the_programs_that_it_says() -> None:
     made = [(CASES[name], replace(placement(CASES[name]), attachment=n)) for n, name in enumerate(CASES)]
     text = compile_module(made)

@@ -51,7 +51,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 			pg_hit(call, 100, 0, 3, 0, PG_HIT_POST, 0x7ULL, 0x0ULL);
 		}
 	}
-	flags = pg_settle(call, 1, &signals);
+	flags = pg_settle(call, 1, PG_HIT_SIGNALS, &signals);
 	pg_send_if(call, signals, 9);
 	pg_send_if(call, signals, 10);
 	if (!(flags & PG_HIT_POST))
@@ -59,7 +59,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1);
+	pg_send_hits(call, event, 1, PG_HIT_SIGNALS);
 	return 0;
 }
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import struct
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,16 @@ from typing import Final
 
 from agent.kernel import bpf
 from agent.kernel.errors import KernelError
+from agent.kernel.instructions import (
+    CALL,
+    GET_CURRENT_PID_TGID,
+    JUMP_UNEQUAL,
+    MOVE,
+    MOVE_CONSTANT,
+    OVERRIDE_RETURN,
+    RETURN_0,
+    encode,
+)
 from agent.kernel.special_files import ReadSpecial, read_special
 from agent.policy.facts import Abilities
 
@@ -33,19 +42,16 @@ _TRAMPOLINES = "the kernel needs CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y and t
 _NO_OVERRIDE = "the kernel needs CONFIG_FUNCTION_ERROR_INJECTION=y and CONFIG_BPF_KPROBE_OVERRIDE=y"
 _NOT_LISTED = "it is not among the functions that allow it, see error_injection/list of debugfs"
 
-RETURN_0: Final = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 # r6 = context; if bpf_get_current_pid_tgid() is -1, which no thread has: bpf_override_return(r6, -1); return 0
 _NEVER_OVERRIDE: Final = b"".join(
-    struct.pack("<BBhi", *instruction)
-    for instruction in (
-        (0xBF, 0x16, 0, 0),
-        (0x85, 0, 0, 14),
-        (0x55, 0, 3, -1),
-        (0xBF, 0x61, 0, 0),
-        (0xB7, 2, 0, -1),
-        (0x85, 0, 0, 58),
-        (0xB7, 0, 0, 0),
-        (0x95, 0, 0, 0),
+    (
+        encode(MOVE, 6, 1),
+        encode(CALL, immediate=GET_CURRENT_PID_TGID),
+        encode(JUMP_UNEQUAL, 0, offset=3, immediate=-1),
+        encode(MOVE, 1, 6),
+        encode(MOVE_CONSTANT, 2, immediate=-1),
+        encode(CALL, immediate=OVERRIDE_RETURN),
+        RETURN_0,
     )
 )
 

@@ -13,11 +13,11 @@ from agent.kernel import bpf
 from agent.kernel.bpf import Command, Fd, ProgType
 from agent.kernel.btf_format import MAX_BTF_BYTES
 from agent.kernel.errors import KernelError
+from agent.kernel.instructions import RETURN_0
 
 KERNEL = "vmlinux"
 _INFO = struct.Struct("<QIIQII")  # struct bpf_btf_info: btf, btf_size, id, name, name_len, kernel_btf
 _NAME = 64  # MODULE_NAME_LEN of include/linux/moduleparam.h is 56
-_RETURN_0 = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 
 
 def module_btf(name: str) -> Fd | None:
@@ -43,7 +43,7 @@ def held_btf(name: str) -> bytes | None:
     found = module_btf(name)
     if found is None and name == KERNEL:
         # The kernel reads its own for the first program that is loaded (bpf_check of kernel/bpf/verifier.c).
-        bpf.load_program(ProgType.RAW_TRACEPOINT, _RETURN_0, "pg_probe").close()
+        bpf.load_program(ProgType.RAW_TRACEPOINT, RETURN_0, "pg_probe").close()
         found = module_btf(name)
     if found is None:
         return None

@@ -22,6 +22,7 @@ from typing import Any
 
 from agent.kernel import bpf
 from agent.kernel.errors import KernelError
+from agent.kernel.instructions import ADD_CONSTANT, JUMP, JUMP_LESS, MOVE_CONSTANT, RETURN_0, encode
 from agent.kernel.symbols import shorten_symbols
 from rthook.priority import set_priority
 
@@ -41,14 +42,12 @@ ONE_PIPELINE = ("-Xclang", "-disable-llvm-passes")  # clang's own passes: bcc ru
 PATIENCE_S = 8.0  # of the agent's 30, and a second attempt takes longer than the first
 # r1 = 0; goto 3; 2: r1 += 1; 3: if r1 < 3 goto 2; r0 = 0; exit
 WHILE_LOOP = b"".join(
-    struct.pack("<BBhi", *instruction)
-    for instruction in (
-        (0xB7, 1, 0, 0),
-        (0x05, 0, 1, 0),
-        (0x07, 1, 0, 1),
-        (0xA5, 1, -2, 3),
-        (0xB7, 0, 0, 0),
-        (0x95, 0, 0, 0),
+    (
+        encode(MOVE_CONSTANT, 1),
+        encode(JUMP, offset=1),
+        encode(ADD_CONSTANT, 1, immediate=1),
+        encode(JUMP_LESS, 1, offset=-2, immediate=3),
+        RETURN_0,
     )
 )
 NO_CORE = (0, 0)

@@ -8,7 +8,6 @@ A configuration option or a version number says nothing certain: distributions p
 from __future__ import annotations
 
 import os
-import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from agent.kernel.abilities import (
     BPF_TRACE_FENTRY,
     FUNCTION,
     LSM_FUNCTION,
-    RETURN_0,
     no_function,
     override_program_refusal,
     read_preemptible,
@@ -30,14 +28,13 @@ from agent.kernel.abilities import (
 )
 from agent.kernel.btf import Btf, Kind
 from agent.kernel.errors import KernelError
+from agent.kernel.instructions import CALL, MOVE_CONSTANT, RETURN, RETURN_0, SEND_SIGNAL, encode
 from agent.kernel.kernel_btf import KernelBtf, NoBtfError
 from agent.kernel.mounts import BPFFS, cgroup2_root, ensure_bpffs, ensure_tracefs, release_bpffs, unmount
 from agent.kernel.tracepoint import Side, Tracepoints
 
 # r1 = 0; call bpf_send_signal; exit: the signal 0 asks whether one could be sent
-_SIGNAL_0 = (
-    struct.pack("<BBhi", 0xB7, 1, 0, 0) + struct.pack("<BBhi", 0x85, 0, 0, 109) + struct.pack("<BBhi", 0x95, 0, 0, 0)
-)
+_SIGNAL_0 = encode(MOVE_CONSTANT, 1) + encode(CALL, immediate=SEND_SIGNAL) + RETURN
 
 
 @dataclass(frozen=True, slots=True)

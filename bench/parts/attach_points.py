@@ -7,7 +7,6 @@ often lasts longer than that.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from agent.kernel import bpf
 from agent.kernel.btf import Btf, Kind
 from agent.kernel.errors import KernelError
+from agent.kernel.instructions import RETURN_0
 from agent.kernel.tracepoint import Side, Tracepoints
 from bench._common import Say
 from bench.parts.attach_figures import Batches, Turn
@@ -25,9 +25,6 @@ KPROBE = Path("/sys/bus/event_source/devices/kprobe")
 # enum bpf_attach_type
 FENTRY, FEXIT, MODIFY_RETURN, LSM_MAC = 24, 25, 26, 27
 LSEEK, SECURITY, HOOK = "__x64_sys_lseek", "security_file_fcntl", "bpf_lsm_file_fcntl"
-
-# r0 = 0; exit
-EMPTY = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 
 TRACED = {"fentry": FENTRY, "syscall_fentry": FENTRY, "fexit": FEXIT, "fmod_ret": MODIFY_RETURN}
 
@@ -61,7 +58,7 @@ def _kprobe(function: str, returning: bool) -> Iterator[None]:
     pmu = int((KPROBE / "type").read_text())
     config = retprobe_config((KPROBE / "format/retprobe").read_text()) if returning else 0
     with (
-        bpf.load_program(bpf.ProgType.KPROBE, EMPTY, "pg_bench") as program,
+        bpf.load_program(bpf.ProgType.KPROBE, RETURN_0, "pg_bench") as program,
         bpf.open_kprobe_event(pmu, function, config) as event,
         bpf.link_perf_event(program.fileno(), event),
     ):
@@ -71,7 +68,7 @@ def _kprobe(function: str, returning: bool) -> Iterator[None]:
 @contextmanager
 def _tracepoint(identifier: int) -> Iterator[None]:
     with (
-        bpf.load_program(bpf.ProgType.TRACEPOINT, EMPTY, "pg_bench") as program,
+        bpf.load_program(bpf.ProgType.TRACEPOINT, RETURN_0, "pg_bench") as program,
         bpf.open_tracepoint_event(identifier) as event,
         bpf.link_perf_event(program.fileno(), event),
     ):
@@ -81,7 +78,7 @@ def _tracepoint(identifier: int) -> Iterator[None]:
 @contextmanager
 def _raw_tracepoint() -> Iterator[None]:
     with (
-        bpf.load_program(bpf.ProgType.RAW_TRACEPOINT, EMPTY, "pg_bench") as program,
+        bpf.load_program(bpf.ProgType.RAW_TRACEPOINT, RETURN_0, "pg_bench") as program,
         bpf.open_raw_tracepoint("sys_enter", program.fileno()),
     ):
         yield
@@ -90,7 +87,7 @@ def _raw_tracepoint() -> Iterator[None]:
 @contextmanager
 def _trampoline(kind: bpf.ProgType, attach_type: int, function: int) -> Iterator[None]:
     with (
-        bpf.load_program(kind, EMPTY, "pg_bench", attach_type, function) as program,
+        bpf.load_program(kind, RETURN_0, "pg_bench", attach_type, function) as program,
         bpf.open_raw_tracepoint("", program.fileno()),
     ):
         yield

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.kernel import bpf
+from agent.kernel.instructions import encode, load_map
 from agent.kernel.mounts import BPFFS, ensure_bpffs
 from tests.support.hook import HookSetup, build_program, make_state
 from tests.support.names import unique_name
@@ -28,37 +29,31 @@ MAP_LOOKUP_ELEM = 1
 GET_CURRENT_CGROUP_ID = 80
 
 
-def _instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, value: int = 0) -> bytes:
-    """struct bpf_insn."""
-    return struct.pack("<BBhi", code, src << 4 | dst, offset, value)
-
-
 def _recorder(map_fd: int, result: int) -> bytes:
     """Puts both arguments, the caller's cgroup and a count of calls into the map's only value; returns `result`."""
     return b"".join(
         [
-            _instruction(0xBF, 6, 1),  # r6 = the arguments
-            _instruction(0x62, 10, 0, -4, 0),  # a key on the stack
-            _instruction(0xBF, 2, 10),
-            _instruction(0x07, 2, 0, 0, -4),
-            _instruction(0x18, 1, 1, 0, map_fd),  # BPF_PSEUDO_MAP_FD
-            _instruction(0x00),
-            _instruction(0x85, value=MAP_LOOKUP_ELEM),
-            _instruction(0x55, 0, 0, 2, 0),
-            _instruction(0xB7, 0, value=1),
-            _instruction(0x95),
-            _instruction(0xBF, 7, 0),  # r7 = the value
-            _instruction(0x79, 1, 6, 0),
-            _instruction(0x7B, 7, 1, 0),
-            _instruction(0x79, 1, 6, 8),
-            _instruction(0x7B, 7, 1, 8),
-            _instruction(0x85, value=GET_CURRENT_CGROUP_ID),
-            _instruction(0x7B, 7, 0, 16),
-            _instruction(0x79, 1, 7, 24),
-            _instruction(0x07, 1, value=1),
-            _instruction(0x7B, 7, 1, 24),
-            _instruction(0xB7, 0, value=result),
-            _instruction(0x95),
+            encode(0xBF, 6, 1),  # r6 = the arguments
+            encode(0x62, 10, 0, -4, 0),  # a key on the stack
+            encode(0xBF, 2, 10),
+            encode(0x07, 2, 0, 0, -4),
+            load_map(1, map_fd),
+            encode(0x85, immediate=MAP_LOOKUP_ELEM),
+            encode(0x55, 0, 0, 2, 0),
+            encode(0xB7, 0, immediate=1),
+            encode(0x95),
+            encode(0xBF, 7, 0),  # r7 = the value
+            encode(0x79, 1, 6, 0),
+            encode(0x7B, 7, 1, 0),
+            encode(0x79, 1, 6, 8),
+            encode(0x7B, 7, 1, 8),
+            encode(0x85, immediate=GET_CURRENT_CGROUP_ID),
+            encode(0x7B, 7, 0, 16),
+            encode(0x79, 1, 7, 24),
+            encode(0x07, 1, immediate=1),
+            encode(0x7B, 7, 1, 24),
+            encode(0xB7, 0, immediate=result),
+            encode(0x95),
         ]
     )
 

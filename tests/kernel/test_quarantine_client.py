@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.kernel import bpf as agent_bpf
+from agent.kernel.instructions import MOVE_CONSTANT, RETURN, encode
 from agent.kernel.mounts import ensure_bpffs
 from agent.kernel.pins import remove_tree
 from rthook import bpf
@@ -23,30 +24,27 @@ pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 CGROUP_ID = 4711
 INIT_PID = 77
 
-# struct bpf_insn: opcode, registers (destination in the low half), offset, immediate (include/uapi/linux/bpf.h).
-INSTRUCTION = struct.Struct("<BBhi")
-LOAD_U64, MOV, SUB, OR, EXIT = 0x79, 0xB7, 0x17, 0x4F, 0x95
+LOAD_U64, SUB, OR = 0x79, 0x17, 0x4F
 
 
 def load_argument(register: int, index: int) -> bytes:
     """Of the context, which is in register 1."""
-    return INSTRUCTION.pack(LOAD_U64, register | 1 << 4, 8 * index, 0)
+    return encode(LOAD_U64, register, 1, 8 * index)
 
 
-RETURN = INSTRUCTION.pack(EXIT, 0, 0, 0)
 # 0 only when both arguments are as they should be.
 COMPARE = (
     load_argument(0, 0)
-    + INSTRUCTION.pack(SUB, 0, 0, CGROUP_ID)
+    + encode(SUB, 0, immediate=CGROUP_ID)
     + load_argument(2, 1)
-    + INSTRUCTION.pack(SUB, 2, 0, INIT_PID)
-    + INSTRUCTION.pack(OR, 0 | 2 << 4, 0, 0)
+    + encode(SUB, 2, immediate=INIT_PID)
+    + encode(OR, 0, 2)
     + RETURN
 )
 
 
 def give(value: int) -> bytes:
-    return INSTRUCTION.pack(MOV, 0, 0, value) + RETURN
+    return encode(MOVE_CONSTANT, immediate=value) + RETURN
 
 
 def pin_program(folder: Path, instructions: bytes) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from agent.kernel import bpf, user_writes
 from agent.kernel.errors import KernelError
+from agent.kernel.instructions import RETURN, RETURN_0, encode
 from agent.kernel.user_writes import find_write_refusal
 from agent.policy.facts import FactsError
 from tests.support.agent import run_cli
@@ -63,13 +64,12 @@ def test_refusal_names_the_lockdown(
 
 
 def test_kernel_that_takes_the_program_gives_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Helper 112, probe_read_user, in the place of 36: it takes the same arguments, but writes to its first."""
-    read = {user_writes.PROBE_WRITE_USER: 112}
-    swapped = tuple((code, regs, off, read.get(value, value)) for code, regs, off, value in user_writes._WORDS)
-    into_stack = ((0xBF, 0xA1, 0, 0), (0x07, 1, 0, -8), (0xB7, 2, 0, 8), (0xB7, 3, 0, 0))
-    monkeypatch.setattr(user_writes, "_WORDS", (swapped[0], *into_stack, *swapped[5:]))
+    """With helper 112, probe_read_user, instead of 36."""
+    allocate, into_stack = encode(0x7A, 10, offset=-8), encode(0xBF, 1, 10) + encode(0x07, 1, immediate=-8)
+    read = encode(0xB7, 2, immediate=8) + encode(0xB7, 3) + encode(0x85, immediate=112)
+    monkeypatch.setattr(user_writes, "WRITE_USER", allocate + into_stack + read + RETURN_0)
     assert find_write_refusal() == ""
-    monkeypatch.setattr(user_writes, "_WORDS", swapped[-1:])
+    monkeypatch.setattr(user_writes, "WRITE_USER", RETURN)
     with pytest.raises(FactsError, match="is unknown"):
         find_write_refusal()
 

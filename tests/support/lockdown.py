@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
-import struct
-
 from agent.kernel import bpf
 from agent.kernel.errors import KernelError
+from agent.kernel.instructions import encode
 
 PROBE_WRITE_USER = 36  # enum bpf_func_id
-_REGISTERS_SET = ((0x7A, 10, -8, 0), (0xB7, 1, 0, 0), (0xBF, 0xA2, 0, 0), (0x07, 2, 0, -8), (0xB7, 3, 0, 8))
-_CALL, _EXIT = 0x85, 0x95
 
 
 def may_write_user() -> bool:
     """Whether a program that calls bpf_probe_write_user is taken."""
-    words = (*_REGISTERS_SET, (_CALL, 0, 0, PROBE_WRITE_USER), (_EXIT, 0, 0, 0))
-    code = b"".join(struct.pack("<BBhi", *word) for word in words)
+    code = b"".join(
+        (
+            encode(0x7A, 10, offset=-8),
+            encode(0xB7, 1),
+            encode(0xBF, 2, 10),
+            encode(0x07, 2, immediate=-8),
+            encode(0xB7, 3, immediate=8),
+            encode(0x85, immediate=PROBE_WRITE_USER),
+            encode(0x95),
+        )
+    )
     try:
         bpf.load_program(bpf.ProgType.KPROBE, code, "pg_test").close()
     except KernelError:

@@ -3,26 +3,35 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agent.kernel import bpf, loader_main
-from agent.kernel.errors import KernelError
-from agent.kernel.loader_main import ONE_PIPELINE, PATIENCE_S, compile_and_load, takes_while_loops
+from agent.kernel.instructions import JUMP, JUMP_LESS, MOVE_CONSTANT, RETURN, RETURN_0, encode
+from agent.kernel.loader_main import MAX_INSTRUCTIONS, ONE_PIPELINE, PATIENCE_S, compile_and_load
+from agent.kernel.loops import WHILE_LOOP, close_by_jumps
 
 QUICK, ALL = ONE_PIPELINE, ()
 LOADED: dict[str, object] = {"programs": ["a"]}
 REFUSED: dict[str, object] = {"stage": "load", "error": "back-edge"}
+# As long as a program may be: loops that are entered at their conditions, under a jump from the beginning to the end.
+LOOPS = (encode(JUMP, offset=1) + encode(MOVE_CONSTANT) + encode(JUMP_LESS, 1, offset=-2)) * 3
+FAR = (
+    encode(JUMP, offset=MAX_INSTRUCTIONS - 2)
+    + encode(MOVE_CONSTANT) * (MAX_INSTRUCTIONS - 2 - len(LOOPS) // 8)
+    + LOOPS
+    + RETURN
+)
 
 
 @pytest.fixture
 def attempts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, ...]]]:
-    def run(
-        *answers: dict[str, object], loops: bool = True, thorough: bool = False, seconds: float = 0.0
-    ) -> list[tuple[str, ...]]:
+    def run(*answers: dict[str, object], thorough: bool = False, seconds: float = 0.0) -> list[tuple[str, ...]]:
         """The passes of each compilation. seconds: what one takes."""
         made: list[tuple[str, ...]] = []
         now = [0.0]
@@ -34,7 +43,6 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, .
             return answer, [object()] if answer is LOADED else []
 
         monkeypatch.setattr(loader_main, "_compile_and_load", attempt)
-        monkeypatch.setattr(loader_main, "takes_while_loops", lambda: loops)
         monkeypatch.setattr(time, "monotonic", lambda: now[0])
         assert compile_and_load({"thorough": thorough})[0] is answers[-1]
         return made
@@ -55,23 +63,48 @@ def test_what_is_refused_of_a_quick_one_is_compiled_with_all_passes(
     assert attempts({"stage": "compile", "error": "no such name"}) == [QUICK]
 
 
-def test_a_kernel_that_refuses_its_loops_gets_no_quick_one(attempts: Callable[..., list[tuple[str, ...]]]) -> None:
-    assert attempts(LOADED, loops=False) == [ALL]
+def test_a_thorough_compilation_is_the_only_one(attempts: Callable[..., list[tuple[str, ...]]]) -> None:
     assert attempts(LOADED, thorough=True) == [ALL]
 
 
-@pytest.mark.parametrize("refused", [False, True])
-def test_loops_are_tried_with_a_program(monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
-    closed = []
+class Module:
+    """What is used of bcc.BPF and bcc.lib, of a program that is compiled already."""
 
-    class Program:
-        def close(self) -> None:
-            closed.append(self)
+    module = None
 
-    def load(*_: object) -> Program:
-        if refused:
-            raise KernelError("bpf(PROG_LOAD pg_loop)", 22)
-        return Program()
+    def __init__(self, **_: object) -> None: ...
 
-    monkeypatch.setattr(bpf, "load_program", load)
-    assert (takes_while_loops(), len(closed)) == (not refused, not refused)
+    def dump_func(self, name: str) -> bytes:
+        return {"loop": WHILE_LOOP, "plain": RETURN_0, "far": FAR}[name]
+
+    def bpf_function_size(self, _: object, name: bytes) -> int:
+        return len(self.dump_func(name.decode()))
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, object], list[bytes]]]:
+    def run(*names: str, loops: bool) -> tuple[dict[str, object], list[bytes]]:
+        """loops: whether the kernel takes them. Gives the answer and what was loaded."""
+        given: list[bytes] = []
+        monkeypatch.setitem(sys.modules, "bcc", SimpleNamespace(BPF=Module, lib=Module()))
+        monkeypatch.setattr(loader_main, "takes_while_loops", lambda: loops)
+        monkeypatch.setattr(bpf, "load_program", lambda _, code, *__: given.append(code))
+        forms = dict.fromkeys(names, (bpf.ProgType.RAW_TRACEPOINT, 0, 0, 0))
+        return compile_and_load({"thorough": False, "text": "", "flags": [], "programs": forms})[0], given
+
+    return run
+
+
+def test_a_kernel_that_refuses_some_loops_is_given_others(
+    loaded: Callable[..., tuple[dict[str, object], list[bytes]]],
+) -> None:
+    assert loaded("loop", "plain", loops=True) == ({"programs": ["loop", "plain"]}, [WHILE_LOOP, RETURN_0])
+    assert loaded("loop", "plain", loops=False)[1] == [close_by_jumps(WHILE_LOOP), RETURN_0]
+    assert close_by_jumps(WHILE_LOOP) != WHILE_LOOP
+
+
+def test_a_program_with_a_jump_that_becomes_too_far_is_too_large(
+    loaded: Callable[..., tuple[dict[str, object], list[bytes]]],
+) -> None:
+    answer, given = loaded("far", loops=False)
+    assert (answer["stage"], answer["too_large"], answer["programs"], given) == ("compile", True, ["far"], [])

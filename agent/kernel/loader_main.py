@@ -17,12 +17,13 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agent.kernel import bpf
 from agent.kernel.errors import KernelError
-from agent.kernel.loops import JumpError, close_by_jumps, takes_while_loops
+from agent.kernel.loops import REFUSED, JumpError, close_by_jumps
 from agent.kernel.symbols import shorten_symbols
 from rthook.priority import set_priority
 
@@ -99,13 +100,8 @@ def _compile_and_load(request: dict[str, Any], passes: tuple[str, ...]) -> tuple
     absent = [name for name, size in sizes.items() if not size]
     if absent:
         return _refusal("load", f"no program {absent[0]} in the text"), []
-    codes = {name: module.dump_func(name) for name in programs}
-    if not takes_while_loops():
-        try:
-            codes = {name: close_by_jumps(code) for name, code in codes.items()}
-        except JumpError as error:
-            return _refusal("compile", str(error), list(programs)), []
-    return load(codes, programs, lambda: BPF(text=request["text"], cflags=[*request["flags"], *passes]))
+    debugging = partial(BPF, text=request["text"], cflags=[*request["flags"], *passes, NO_ALIASING])
+    return load({name: module.dump_func(name) for name in programs}, programs, debugging)
 
 
 def load(
@@ -115,7 +111,9 @@ def load(
     fds, large = [], []
     for name, (kind, *target) in programs.items():
         try:
-            fds.append(bpf.load_program(bpf.ProgType(kind), codes[name], name, *target))
+            fds.append(load_code(bpf.ProgType(kind), codes[name], name, *target))
+        except JumpError:
+            large.append(name)
         except KernelError as error:
             if error.code != errno.E2BIG and TOO_COMPLEX not in error.hint:
                 return _explain(compile_for_debugging, name, kind, error), []
@@ -123,6 +121,16 @@ def load(
     if large:
         return _refusal("load", f"the verifier gave up on {large[0]}: it is too large", large), []
     return {"programs": list(programs)}, fds
+
+
+def load_code(kind: bpf.ProgType, code: bytes, name: str, *target: int) -> bpf.Fd:
+    """Its loops as they are, or closed by jumps. Raises KernelError or JumpError."""
+    try:
+        return bpf.load_program(kind, code, name, *target)
+    except KernelError as error:
+        if REFUSED not in error.hint:
+            raise
+    return bpf.load_program(kind, close_by_jumps(code), name, *target)
 
 
 def _explain(compile_for_debugging: Callable[[], Any], name: str, kind: int, refused: KernelError) -> dict[str, object]:

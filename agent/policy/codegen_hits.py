@@ -20,7 +20,7 @@ _SCOPES = {
 }
 _LOOKUPS = frozenset({ActionKind.GET_URL, ActionKind.DNS_LOOKUP})  # done by whoever reads the event
 _WITH_PARAMETERS = frozenset({ActionKind.NOTIFY_ENFORCER, ActionKind.OVERRIDE, ActionKind.SET}) | TRACKING
-_AT_RETURN = ("PG_HIT_POST", "PG_HIT_KERNEL_STACK", "PG_HIT_USER_STACK")
+_OF_EVENTS = ("PG_HIT_POST", "PG_HIT_KERNEL_STACK", "PG_HIT_USER_STACK")
 
 
 def hit_lines(unit: Unit, n: int, rule: Rule, k: int, selector: Selector) -> Iterator[str]:
@@ -34,7 +34,7 @@ def hit_lines(unit: Unit, n: int, rule: Rule, k: int, selector: Selector) -> Ite
         return
     limited = any(action.rate_ms for action in selector.actions)
     waits = ["PG_HIT_AWAITS"] if _waits_for_return(rule, selector) else []
-    flags = [*waits, *(flag for flag in flags if flag not in _AT_RETURN)]
+    flags = [*waits, *(flag for flag in flags if flag not in _OF_EVENTS)]
     if limited or signals(selector.actions) or flags != ["PG_HIT_AWAITS"]:
         yield from new_hit(arguments, flags, 0, selector.actions)
         yield from parameter_lines(unit, rule, selector.actions, _hash(unit, rule.reported))
@@ -105,10 +105,11 @@ def hit_flags(actions: tuple[Action, ...]) -> list[str]:
 
 
 def may_ask(unit: Unit) -> str:
-    """All that the hits of a program may ask for: `may` of bpf/lib/rules.h. What is missing here is not done."""
+    """What the hits of a program may ask for beside an event: `may` of bpf/lib/rules.h. What is missing is not done."""
     actions = tuple(action for rule in unit.chunk.rules for action in rule.actions)
-    more = {"PG_HIT_SIGNALS": any(signals(actions)), "PG_HIT_LIMITED": any(action.rate_ms for action in actions)}
-    return " | ".join([*hit_flags(actions), *(name for name, holds in more.items() if holds)]) or "0"
+    asked = [flag for flag in hit_flags(actions) if flag not in _OF_EVENTS]
+    asked += ["PG_HIT_SIGNALS"] * any(signals(actions)) + ["PG_HIT_LIMITED"] * any(each.rate_ms for each in actions)
+    return " | ".join(asked) or "0"
 
 
 def parameter_lines(unit: Unit, rule: Rule, actions: tuple[Action, ...], hashed: str) -> Iterator[str]:

@@ -308,7 +308,7 @@ PG_INLINE __u32 pg_settle_subject(struct pg_call *call, const struct pg_owner *o
 	int withheld = 0;
 	__u32 i, flags;
 
-	if (pg_is_foreign(owner)) {
+	if (may & (PG_HIT_SIGNALS | PG_HIT_NOTIFY | PG_HIT_CLEANUP) && pg_is_foreign(owner)) {
 		for (i = 0; i < rules; i++) {
 			if (i >= pg_once(call->hits))
 				break;

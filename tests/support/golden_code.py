@@ -29,9 +29,11 @@ from agent.kernel.btf_format import MAX_BTF_BYTES
 from agent.kernel.elf import Elf
 from agent.kernel.header_roots import KERNEL_ROOTS
 from agent.kernel.header_text import KernelFacts, tree_files
+from agent.kernel.instructions import LOAD_MAP
 from agent.kernel.kernel_btf import KernelBtf
 from agent.kernel.layout import map_specs
 from agent.kernel.loader import BPF_SOURCES
+from agent.kernel.loader_main import NO_ALIASING, NO_DEBUG, ONE_PIPELINE
 from agent.policy.access import TRAMPOLINES
 from agent.policy.codegen import compile_module, programs
 from agent.policy.codegen_unit import Side
@@ -40,7 +42,7 @@ from tests.unit.test_codegen import CASES, placement
 EVENTS = 1 << 16  # bytes
 # Numbers that no descriptor has: what is compiled is loaded by another process, with its own.
 FIRST_NUMBER = 1 << 20
-LOAD_MAP, BY_DESCRIPTOR = 0x18, 1  # BPF_LD | BPF_IMM | BPF_DW, with BPF_PSEUDO_MAP_FD as its source
+BY_DESCRIPTOR = 1  # BPF_PSEUDO_MAP_FD
 INSTRUCTION = struct.Struct("<BBhi")
 # Alone in its process, as bcc is: text, flags and names on standard input, instructions by name as the last line.
 _COMPILER = """
@@ -116,6 +118,7 @@ def compile_case(headers: Path, name: str) -> dict[str, Any]:
     """As the file has it."""
     maps = {each: FIRST_NUMBER + number for number, each in enumerate([*map_names(), *own_arrays(name)])}
     flags = [f"-DPG_FD_{each}={number}" for each, number in maps.items()] + [f"-I{BPF_SOURCES}"]
+    flags += [*ONE_PIPELINE, NO_DEBUG, NO_ALIASING]
     asked = {"text": text_of(name), "flags": flags, "programs": names_of(name)}
     done = subprocess.run(
         [sys.executable, "-c", _COMPILER],

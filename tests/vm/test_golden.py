@@ -17,6 +17,7 @@ from agent.kernel import bpf
 from agent.kernel.abilities import KPROBE_TYPE
 from agent.kernel.errors import KernelError
 from agent.kernel.layout import map_specs
+from agent.kernel.loader_main import load_code
 from agent.kernel.maps import Maps
 from agent.kernel.targets import Targets
 from agent.policy.access import TRAMPOLINES
@@ -82,9 +83,7 @@ class Verifier:
             for program in programs(CASES[name], placement(CASES[name])):
                 form = self._targets.form(CASES[name].point, program.side)
                 stack.enter_context(
-                    bpf.load_program(
-                        form.type, linked[program.name], program.name, form.attach_type, form.btf_id, form.btf_fd
-                    )
+                    load_code(form.type, linked[program.name], program.name, form.attach_type, form.btf_id, form.btf_fd)
                 )
             return len(linked)
 

@@ -55,7 +55,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 			pg_await(call, 0, 0);
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_USER_STACK, &signals);
+	flags = pg_settle(call, 1, 0, &signals);
 	if (call->awaiting)
 		call->values |= 0x7ULL;
 	if (!(flags & PG_HIT_POST) && !call->awaiting)
@@ -63,7 +63,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_USER_STACK);
+	pg_send_hits(call, event, 1, 0);
 	call->kept = 1;
 	return 0;
 }
@@ -102,7 +102,7 @@ PG_INLINE void pg_late_7_0(struct pg_sys_enter *ctx, struct pg_call *call, __u32
 		pg_item_number(event, 20, (__s64)((__s64)call->ret), 0);
 	}
 	event->flags |= PG_EVENT_RETURN;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_USER_STACK);
+	pg_send_hits(call, event, 1, 0);
 }
 
 PG_INLINE void pg_returns_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int when)
@@ -128,7 +128,7 @@ PG_INLINE void pg_returns_7_0(struct pg_sys_enter *ctx, struct pg_call *call, in
 			pg_limit_late(call, 0, hit);
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_USER_STACK, &signals);
+	flags = pg_settle(call, 1, 0, &signals);
 	if (flags & PG_HIT_POST)
 		pg_late_7_0(ctx, call, flags, when);
 }

@@ -54,7 +54,7 @@ PG_INLINE int pg_rules_7_0(struct pg_trampoline *ctx, struct pg_call *call, int 
 			pg_await(call, 0, 0);
 		}
 	}
-	flags = pg_settle_subject(call, owner, 1, PG_HIT_POST, &signals);
+	flags = pg_settle_subject(call, owner, 1, 0, &signals);
 	if (call->awaiting)
 		call->values |= 0x1ULL;
 	if (!(flags & PG_HIT_POST) && !call->awaiting)
@@ -62,7 +62,7 @@ PG_INLINE int pg_rules_7_0(struct pg_trampoline *ctx, struct pg_call *call, int 
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1, PG_HIT_POST);
+	pg_send_hits(call, event, 1, 0);
 	call->kept = 1;
 	return 0;
 }
@@ -95,7 +95,7 @@ PG_INLINE void pg_late_7_0(struct pg_trampoline *ctx, struct pg_call *call, __u3
 		pg_item_text(event, 17, s1, 0);
 	}
 	event->flags |= PG_EVENT_RETURN;
-	pg_send_hits(call, event, 1, PG_HIT_POST);
+	pg_send_hits(call, event, 1, 0);
 }
 
 PG_INLINE void pg_returns_7_0(struct pg_trampoline *ctx, struct pg_call *call, int when)
@@ -123,7 +123,7 @@ PG_INLINE void pg_returns_7_0(struct pg_trampoline *ctx, struct pg_call *call, i
 		error = 0;
 		if (!error && n) pg_track_hit(call, hit, (const struct sock *)n);
 	}
-	flags = pg_settle_subject(call, owner, 1, PG_HIT_POST, &signals);
+	flags = pg_settle_subject(call, owner, 1, 0, &signals);
 	if (flags & PG_HIT_POST)
 		pg_late_7_0(ctx, call, flags, when);
 }

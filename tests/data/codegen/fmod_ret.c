@@ -62,14 +62,14 @@ PG_INLINE int pg_rules_7_0(struct pg_trampoline *ctx, struct pg_call *call, int 
 			hit->override = -1;
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_OVERRIDE | PG_HIT_SIGNALS, &signals);
+	flags = pg_settle(call, 1, PG_HIT_OVERRIDE | PG_HIT_SIGNALS, &signals);
 	pg_send_if(call, signals, 9);
 	if (!(flags & PG_HIT_POST))
 		return 0;
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_OVERRIDE | PG_HIT_SIGNALS);
+	pg_send_hits(call, event, 1, PG_HIT_OVERRIDE | PG_HIT_SIGNALS);
 	return 0;
 }
 
@@ -170,14 +170,14 @@ PG_INLINE int pg_rules_7_1(struct pg_trampoline *ctx, struct pg_call *call, int 
 			hit->override = -1;
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_OVERRIDE | PG_HIT_SIGNALS, &signals);
+	flags = pg_settle(call, 1, PG_HIT_OVERRIDE | PG_HIT_SIGNALS, &signals);
 	pg_send_if(call, signals, 9);
 	if (!(flags & PG_HIT_POST))
 		return 0;
 	event = pg_record_7_1(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_OVERRIDE | PG_HIT_SIGNALS);
+	pg_send_hits(call, event, 1, PG_HIT_OVERRIDE | PG_HIT_SIGNALS);
 	return 0;
 }
 

@@ -90,7 +90,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 			pg_await(call, 2, 0);
 		}
 	}
-	flags = pg_settle(call, 3, PG_HIT_POST | PG_HIT_SIGNALS | PG_HIT_LIMITED, &signals);
+	flags = pg_settle(call, 3, PG_HIT_SIGNALS | PG_HIT_LIMITED, &signals);
 	pg_send_if(call, signals, 9);
 	if (pg_will_report(call, 0))
 		call->values |= 0x3ULL;
@@ -99,7 +99,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 3, PG_HIT_POST | PG_HIT_SIGNALS | PG_HIT_LIMITED);
+	pg_send_hits(call, event, 3, PG_HIT_SIGNALS | PG_HIT_LIMITED);
 	call->kept = 1;
 	return 0;
 }
@@ -138,7 +138,7 @@ PG_INLINE void pg_late_7_0(struct pg_sys_enter *ctx, struct pg_call *call, __u32
 		pg_item_rest(event, 20, s1, 1);
 	}
 	event->flags |= PG_EVENT_RETURN;
-	pg_send_hits(call, event, 3, PG_HIT_POST | PG_HIT_SIGNALS | PG_HIT_LIMITED);
+	pg_send_hits(call, event, 3, PG_HIT_SIGNALS | PG_HIT_LIMITED);
 }
 
 PG_INLINE void pg_returns_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int when)
@@ -169,7 +169,7 @@ PG_INLINE void pg_returns_7_0(struct pg_sys_enter *ctx, struct pg_call *call, in
 	if (call->awaiting & 0x4ULL) {
 		pg_hit(call, 100, 2, call->waiting[2] & ~PG_WAITING_LIMITED, 0, PG_HIT_POST, 0x14ULL, 0x0ULL);
 	}
-	flags = pg_settle(call, 3, PG_HIT_POST | PG_HIT_SIGNALS | PG_HIT_LIMITED, &signals);
+	flags = pg_settle(call, 3, PG_HIT_SIGNALS | PG_HIT_LIMITED, &signals);
 	if (flags & PG_HIT_POST)
 		pg_late_7_0(ctx, call, flags, when);
 }

@@ -69,13 +69,13 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 			pg_limit(hit, PG_RATE_PROCESS, pg_hash(pg_hash_text(PG_HASH_BEGIN, s0), (__s64)((__s64)(__s32)call->in[1])), 5000000000ULL);
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_KERNEL_STACK | PG_HIT_LIMITED, &signals);
+	flags = pg_settle(call, 1, PG_HIT_LIMITED, &signals);
 	if (!(flags & PG_HIT_POST))
 		return 0;
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_KERNEL_STACK | PG_HIT_LIMITED);
+	pg_send_hits(call, event, 1, PG_HIT_LIMITED);
 	return 0;
 }
 

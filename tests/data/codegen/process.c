@@ -51,13 +51,13 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 			pg_hit(call, 100, 0, 0, 0, PG_HIT_POST, 0x1ULL, 0x0ULL);
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST, &signals);
+	flags = pg_settle(call, 1, 0, &signals);
 	if (!(flags & PG_HIT_POST))
 		return 0;
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1, PG_HIT_POST);
+	pg_send_hits(call, event, 1, 0);
 	return 0;
 }
 

@@ -40,7 +40,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 			pg_await(call, 0, 0);
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_SIGNALS, &signals);
+	flags = pg_settle(call, 1, PG_HIT_SIGNALS, &signals);
 	pg_send_if(call, signals, 10);
 	if (call->awaiting)
 		call->values |= 0x1ULL;
@@ -49,7 +49,7 @@ PG_INLINE int pg_rules_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int w
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_SIGNALS);
+	pg_send_hits(call, event, 1, PG_HIT_SIGNALS);
 	call->kept = 1;
 	return 0;
 }
@@ -71,7 +71,7 @@ PG_INLINE void pg_late_7_0(struct pg_sys_enter *ctx, struct pg_call *call, __u32
 		pg_item_number(event, 17, (__s64)((__s64)call->ret), 0);
 	}
 	event->flags |= PG_EVENT_RETURN;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_SIGNALS);
+	pg_send_hits(call, event, 1, PG_HIT_SIGNALS);
 }
 
 PG_INLINE void pg_returns_7_0(struct pg_sys_enter *ctx, struct pg_call *call, int when)
@@ -97,7 +97,7 @@ PG_INLINE void pg_returns_7_0(struct pg_sys_enter *ctx, struct pg_call *call, in
 			pg_limit_late(call, 0, hit);
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_SIGNALS, &signals);
+	flags = pg_settle(call, 1, PG_HIT_SIGNALS, &signals);
 	pg_send_if(call, signals, 9);
 	if (flags & PG_HIT_POST)
 		pg_late_7_0(ctx, call, flags, when);

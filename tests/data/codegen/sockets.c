@@ -39,14 +39,14 @@ PG_INLINE int pg_rules_7_0(struct bpf_raw_tracepoint_args *ctx, struct pg_call *
 			pg_hit(call, 102, 0, 0, 2, PG_HIT_POST, 0x1ULL, 0x100ULL);
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_SIGNALS, &signals);
+	flags = pg_settle(call, 1, PG_HIT_SIGNALS, &signals);
 	pg_send_if(call, signals, 9);
 	if (!(flags & PG_HIT_POST))
 		return 0;
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_SIGNALS);
+	pg_send_hits(call, event, 1, PG_HIT_SIGNALS);
 	return 0;
 }
 
@@ -159,14 +159,14 @@ PG_INLINE int pg_rules_7_1(struct bpf_raw_tracepoint_args *ctx, struct pg_call *
 			pg_limit_subject(hit, owner, PG_RATE_THREAD, pg_hash(pg_hash_text(PG_HASH_BEGIN, s0), (__u64)((__u64)call->in[0])), 1000000000ULL);
 		}
 	}
-	flags = pg_settle_subject(call, owner, 2, PG_HIT_USER_STACK | PG_HIT_SIGNALS | PG_HIT_LIMITED, &signals);
+	flags = pg_settle_subject(call, owner, 2, PG_HIT_SIGNALS | PG_HIT_LIMITED, &signals);
 	pg_send_if(call, signals, 9);
 	if (!(flags & PG_HIT_POST))
 		return 0;
 	event = pg_record_7_1(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 2, PG_HIT_USER_STACK | PG_HIT_SIGNALS | PG_HIT_LIMITED);
+	pg_send_hits(call, event, 2, PG_HIT_SIGNALS | PG_HIT_LIMITED);
 	return 0;
 }
 

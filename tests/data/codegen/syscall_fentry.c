@@ -69,7 +69,7 @@ PG_INLINE int pg_rules_7_0(struct pg_trampoline *ctx, struct pg_call *call, int 
 			pg_await(call, 0, 0);
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_SIGNALS, &signals);
+	flags = pg_settle(call, 1, PG_HIT_SIGNALS, &signals);
 	pg_send_if(call, signals, 9);
 	if (call->awaiting)
 		call->values |= 0x3ULL;
@@ -78,7 +78,7 @@ PG_INLINE int pg_rules_7_0(struct pg_trampoline *ctx, struct pg_call *call, int 
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_SIGNALS);
+	pg_send_hits(call, event, 1, PG_HIT_SIGNALS);
 	call->kept = 1;
 	return 0;
 }
@@ -100,7 +100,7 @@ PG_INLINE void pg_late_7_0(struct pg_trampoline *ctx, struct pg_call *call, __u3
 		pg_item_number(event, 18, (__s64)((__s64)call->ret), 0);
 	}
 	event->flags |= PG_EVENT_RETURN;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_SIGNALS);
+	pg_send_hits(call, event, 1, PG_HIT_SIGNALS);
 }
 
 PG_INLINE void pg_returns_7_0(struct pg_trampoline *ctx, struct pg_call *call, int when)
@@ -122,7 +122,7 @@ PG_INLINE void pg_returns_7_0(struct pg_trampoline *ctx, struct pg_call *call, i
 	if (call->awaiting & 0x1ULL) {
 		pg_hit(call, 100, 0, call->waiting[0] & ~PG_WAITING_LIMITED, 0, PG_HIT_POST, 0x4ULL, 0x0ULL);
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_SIGNALS, &signals);
+	flags = pg_settle(call, 1, PG_HIT_SIGNALS, &signals);
 	if (flags & PG_HIT_POST)
 		pg_late_7_0(ctx, call, flags, when);
 }

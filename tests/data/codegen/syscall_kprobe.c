@@ -39,14 +39,14 @@ PG_INLINE int pg_rules_7_0(struct pt_regs *ctx, struct pg_call *call, int when)
 			pg_hit(call, 100, 0, 0, 0, PG_HIT_POST, 0x1ULL, 0x100ULL);
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_SIGNALS, &signals);
+	flags = pg_settle(call, 1, PG_HIT_SIGNALS, &signals);
 	pg_send_if(call, signals, 9);
 	if (!(flags & PG_HIT_POST))
 		return 0;
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_SIGNALS);
+	pg_send_hits(call, event, 1, PG_HIT_SIGNALS);
 	return 0;
 }
 

@@ -53,7 +53,7 @@ PG_INLINE int pg_rules_7_0(struct pt_regs *ctx, struct pg_call *call, int when)
 			pg_await(call, 0, 0);
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_SIGNALS, &signals);
+	flags = pg_settle(call, 1, PG_HIT_SIGNALS, &signals);
 	if (call->awaiting)
 		call->values |= 0x3ULL;
 	if (!(flags & PG_HIT_POST) && !call->awaiting)
@@ -61,7 +61,7 @@ PG_INLINE int pg_rules_7_0(struct pt_regs *ctx, struct pg_call *call, int when)
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_SIGNALS);
+	pg_send_hits(call, event, 1, PG_HIT_SIGNALS);
 	call->kept = 1;
 	return 0;
 }
@@ -83,7 +83,7 @@ PG_INLINE void pg_late_7_0(struct pt_regs *ctx, struct pg_call *call, __u32 flag
 		pg_item_number(event, 18, (__s64)((__u64)call->ret), 0);
 	}
 	event->flags |= PG_EVENT_RETURN;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_SIGNALS);
+	pg_send_hits(call, event, 1, PG_HIT_SIGNALS);
 }
 
 PG_INLINE void pg_returns_7_0(struct pt_regs *ctx, struct pg_call *call, int when)
@@ -109,7 +109,7 @@ PG_INLINE void pg_returns_7_0(struct pt_regs *ctx, struct pg_call *call, int whe
 			pg_limit_late(call, 0, hit);
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_SIGNALS, &signals);
+	flags = pg_settle(call, 1, PG_HIT_SIGNALS, &signals);
 	pg_send_if(call, signals, 9);
 	if (flags & PG_HIT_POST)
 		pg_late_7_0(ctx, call, flags, when);

@@ -67,13 +67,13 @@ PG_INLINE int pg_rules_7_0(struct pt_regs *ctx, struct pg_call *call, int when)
 			if (!error) pg_set(hit, n, 41U);
 		}
 	}
-	flags = pg_settle(call, 1, PG_HIT_POST | PG_HIT_SET, &signals);
+	flags = pg_settle(call, 1, PG_HIT_SET, &signals);
 	if (!(flags & PG_HIT_POST))
 		return 0;
 	event = pg_record_7_0(ctx, call, flags, when);
 	if (!event)
 		return 0;
-	pg_send_hits(call, event, 1, PG_HIT_POST | PG_HIT_SET);
+	pg_send_hits(call, event, 1, PG_HIT_SET);
 	return 0;
 }
 

@@ -7,11 +7,10 @@ import ctypes
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.kernel import bpf
-from agent.kernel.errors import LoaderError
 from agent.kernel.headers import ensure_tree
 from agent.kernel.layout import map_specs
 from agent.kernel.loader import Loader, LoaderLimits, ProgramForm, ProgramSource
@@ -154,11 +153,7 @@ def load_readers() -> Iterator[Readers]:
         text = f'#include "lib/kernel.h"\n{LOAD_INFO}{text}'
     loader = Loader(tree, {name: fd.fileno() for name, fd in maps.items()}, LoaderLimits(30.0 * PATIENCE))
     source = ProgramSource(text, dict.fromkeys(_names(text), ProgramForm(bpf.ProgType.RAW_TRACEPOINT)))
-    try:
-        programs = loader.load(source)
-    except LoaderError:
-        # A guest takes longer for so many than the loader gives itself for a second attempt.
-        programs = loader.load(replace(source, thorough=True))
+    programs = loader.load(source)
     readers = Readers(programs, maps, value)
     try:
         yield readers

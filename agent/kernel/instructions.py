@@ -6,6 +6,8 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+INSTRUCTION: Final = struct.Struct("<BBhi")  # code, registers (the source above), offset, immediate
+FARTHEST: Final = (1 << 15) - 1  # an offset has 16 bits
 LOAD_MAP: Final = 0x18  # lddw with src BPF_PSEUDO_MAP_FD
 LOAD_WORD, STORE_WORD, STORE_DOUBLE = 0x61, 0x62, 0x7A
 MOVE, MOVE_CONSTANT, ADD_CONSTANT = 0xBF, 0xB7, 0x07
@@ -20,7 +22,7 @@ OVERRIDE_RETURN, SEND_SIGNAL = 58, 109
 
 def encode(code: int, dst: int = 0, src: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
     """One instruction, or one of the two words of a lddw."""
-    return struct.pack("<BBhi", code, dst | src << 4, offset, immediate)
+    return INSTRUCTION.pack(code, dst | src << 4, offset, immediate)
 
 
 def load_map(register: int, fd: int) -> bytes:

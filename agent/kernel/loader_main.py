@@ -23,16 +23,16 @@ from typing import Any
 
 from agent.kernel import bpf
 from agent.kernel.errors import KernelError
+from agent.kernel.instructions import FARTHEST, INSTRUCTION
 from agent.kernel.loops import REFUSED, JumpError, close_by_jumps
 from agent.kernel.symbols import shorten_symbols
 from rthook.priority import set_priority
 
 SHORT_SYMBOLS = Path(__file__).resolve().parents[2] / "bpf" / "kallsyms"
 LENGTH = struct.Struct("<I")
-INSTRUCTION_BYTES = 8
 # A jump's offset has 16 bits. LLVM wraps one that is longer without a word, and what the verifier then sees may
 # pass as another program.
-MAX_INSTRUCTIONS = (1 << 15) - 1
+MAX_INSTRUCTIONS = FARTHEST
 # The verifier's other bound, 8,192 branches that it has still to follow (push_stack of kernel/bpf/verifier.c: EFAULT).
 TOO_COMPLEX = "jumps is too complex"
 # Those that bcc loads again by itself: the others are for one function, of which it knows the name only.
@@ -92,7 +92,7 @@ def _compile_and_load(request: dict[str, Any], passes: tuple[str, ...]) -> tuple
         module = BPF(text=request["text"], cflags=[*request["flags"], *passes, NO_DEBUG, NO_ALIASING])
     except Exception as error:  # noqa: BLE001 - bcc raises bare Exception; its words are the answer
         return _refusal("compile", _words(error)), []
-    sizes = {name: lib.bpf_function_size(module.module, name.encode()) // INSTRUCTION_BYTES for name in programs}
+    sizes = {name: lib.bpf_function_size(module.module, name.encode()) // INSTRUCTION.size for name in programs}
     long = [name for name, size in sizes.items() if size > MAX_INSTRUCTIONS]
     if long:
         reason = f"{long[0]} has {sizes[long[0]]} instructions, at most {MAX_INSTRUCTIONS}"

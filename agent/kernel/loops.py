@@ -10,17 +10,14 @@ program is verified.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Final, NamedTuple
 
-from agent.kernel.instructions import CALL, EXIT, JUMP, LOAD_MAP, encode
+from agent.kernel.instructions import CALL, EXIT, FARTHEST, INSTRUCTION, JUMP, LOAD_MAP, encode
 
 REFUSED: Final = "back-edge from insn"  # the verifier's words
-_WORD: Final = struct.Struct("<BBhi")
 _CLASS, _JUMPS = 0x07, (0x05, 0x06)  # BPF_JMP, BPF_JMP32
-_FARTHEST: Final = (1 << 15) - 1  # an offset has 16 bits
 
 
 class JumpError(Exception):
@@ -42,7 +39,7 @@ class Word(NamedTuple):
 
 def close_by_jumps(program: bytes) -> bytes:
     """The same program, with a jump at each edge that is refused. Raises JumpError."""
-    words = [Word(*fields) for fields in _WORD.iter_unpack(program)]
+    words = [Word(*fields) for fields in INSTRUCTION.iter_unpack(program)]
     entered = set(_entered(words))
     places = range(len(words) + 1)  # one more: where the last instruction leads
     moved = [place + before for place, before in enumerate(accumulate(place in entered for place in places))]
@@ -52,9 +49,9 @@ def close_by_jumps(program: bytes) -> bytes:
             made.append(encode(JUMP))
         if word.jumps:
             word = word._replace(offset=moved[place + 1 + word.offset] - moved[place] - 1)
-            if abs(word.offset) > _FARTHEST:
-                raise JumpError(f"a jump over {abs(word.offset)} instructions, at most {_FARTHEST}")
-        made.append(_WORD.pack(*word))
+            if abs(word.offset) > FARTHEST:
+                raise JumpError(f"a jump over {abs(word.offset)} instructions, at most {FARTHEST}")
+        made.append(INSTRUCTION.pack(*word))
     return b"".join(made)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from agent.kernel.btf_format import MAX_BTF_BYTES
 from agent.kernel.elf import Elf
 from agent.kernel.header_roots import KERNEL_ROOTS
 from agent.kernel.header_text import KernelFacts, tree_files
-from agent.kernel.instructions import LOAD_MAP
+from agent.kernel.instructions import INSTRUCTION, LOAD_MAP
 from agent.kernel.kernel_btf import KernelBtf
 from agent.kernel.layout import map_specs
 from agent.kernel.loader import BPF_SOURCES
@@ -43,7 +42,6 @@ EVENTS = 1 << 16  # bytes
 # Numbers that no descriptor has: what is compiled is loaded by another process, with its own.
 FIRST_NUMBER = 1 << 20
 BY_DESCRIPTOR = 1  # BPF_PSEUDO_MAP_FD
-INSTRUCTION = struct.Struct("<BBhi")
 # Alone in its process, as bcc is: text, flags and names on standard input, instructions by name as the last line.
 _COMPILER = """
 import json, sys

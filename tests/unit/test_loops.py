@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +11,7 @@ from agent.kernel.instructions import (
     ADD_CONSTANT,
     CALL,
     EXIT,
+    INSTRUCTION,
     JUMP,
     JUMP_LESS,
     LOAD_MAP,
@@ -23,7 +22,6 @@ from agent.kernel.instructions import (
 from agent.kernel.loops import JumpError, close_by_jumps
 from tests.support.names import project_dir
 
-WORD = struct.Struct("<BBhi")
 NEXT = encode(JUMP)
 FARTHEST = (1 << 15) - 1
 # r1 = 0; goto 3; 2: r1 += 1; 3: if r1 < 3 goto 2; r0 = 0; exit
@@ -42,7 +40,7 @@ REFUSED = (project_dir() / "tests/data/loops/skb_6.1.bin").read_bytes()
 
 
 def words(program: bytes) -> list[tuple[int, ...]]:
-    return list(WORD.iter_unpack(program))
+    return list(INSTRUCTION.iter_unpack(program))
 
 
 def target(place: int, word: tuple[int, ...]) -> int | None:

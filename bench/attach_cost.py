@@ -37,7 +37,7 @@ from tools.vm.kernels import SUITES, Kernel
 from tools.vm.lock import GUESTS, hold
 from tools.vm.machine import Job, run_guest
 from tools.vm.override import NAME as OVERRIDE
-from tools.vm.prepare import get_kernel
+from tools.vm.prepare import get_emulator, get_kernel
 from tools.vm.suite import PATIENCE as GUEST_PATIENCE
 
 DEADLINE_S = 3000.0
@@ -121,7 +121,7 @@ def measure_in_guest(kernel: Kernel, options: Options) -> dict[str, Any]:
         compile_program(SOURCE, out / PROGRAM)
         job = Job(guest_command(options), project_dir(), out, DEADLINE_S, echo=say)
         with hold(cache_dir(), GUESTS):
-            status = run_guest(kernel, job)
+            status = run_guest(get_emulator(cache_dir()), kernel, job)
         if status:
             raise SystemExit(f"attach_cost: {kernel.name}: the guest's command ended with status {status}")
         return dict(json.loads((out / RESULT).read_text()))

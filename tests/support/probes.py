@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.support import system
 from tests.support.containerd_config import Runc, Runtime
 from tests.support.names import cache_dir
+from tools.vm.emulator import find_emulator
 
 # bpf(2): the system call's number on x86_64, BPF_MAP_CREATE and BPF_MAP_TYPE_ARRAY.
 SYS_BPF = 321
@@ -33,7 +34,7 @@ CONTAINER_PROGRAMS = (
     Path("/usr/bin/podman"),
     Path("/usr/bin/conmon"),
 )
-VM_PROGRAMS = ("qemu-system-x86_64", "busybox", "zstd", "depmod", "setpriv")
+VM_PROGRAMS = ("busybox", "zstd", "depmod", "setpriv")
 
 
 class _MapAttr(ctypes.Structure):
@@ -126,7 +127,9 @@ def probe_guest() -> str | None:
 def probe_qemu() -> str | None:
     """The emulator, and what a guest is put together of."""
     missing = [program for program in VM_PROGRAMS if shutil.which(program) is None]
-    return f"not there (run `tools/setup vm`): {', '.join(missing)}" if missing else None
+    if missing:
+        return f"not there (run `tools/setup vm`): {', '.join(missing)}"
+    return None if find_emulator(cache_dir()) else f"no qemu in {cache_dir() / 'vm'} (run `make test-vm`)"
 
 
 def probe_kernels() -> str | None:

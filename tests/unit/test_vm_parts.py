@@ -19,6 +19,7 @@ import pytest
 from tools.fetch_runtimes import Mirror
 from tools.vm import packages, suite
 from tools.vm.__main__ import main, parse_options
+from tools.vm.emulator import Emulator, find_emulator
 from tools.vm.errors import VmError
 from tools.vm.image import unpack_image
 from tools.vm.initrd import Modules, build_initrd, find_modules, needed_by, read_builtin, read_module
@@ -183,6 +184,14 @@ def test_kernel_counts_once_it_is_complete(tmp_path: Path) -> None:
     assert find_kernel(tmp_path, "6.1") == found
 
 
+def test_emulator_counts_once_it_has_told_its_version(tmp_path: Path) -> None:
+    root = tmp_path / "vm/qemu"
+    (root / "usr/bin").mkdir(parents=True)
+    assert find_emulator(tmp_path) is None
+    (root / "VERSION").touch()
+    assert find_emulator(tmp_path) == Emulator(root)
+
+
 @pytest.mark.parametrize("place", ["boot/vmlinuz-7", "lib/modules/7/vmlinuz"])
 def test_image_is_found_where_packages_have_it(tmp_path: Path, place: str) -> None:
     (tmp_path / "lib/modules/7").mkdir(parents=True)
@@ -205,10 +214,11 @@ def test_guests_script_keeps_words_whole(tmp_path: Path) -> None:
 
 
 def test_guest_cannot_write_below_its_root(tmp_path: Path) -> None:
-    command = qemu_command(Kernel("k", "1", Path("v"), None), make_job(tmp_path, "true"), Path("i"))
+    kernel = Kernel("k", "1", Path("v"), None)
+    command = qemu_command(Emulator(Path("/q")), kernel, make_job(tmp_path, "true"), Path("i"))
     shares = [word for word in command if word.startswith("local,")]
     assert [("readonly=on" in share, f"path={tmp_path}" in share) for share in shares] == [(True, False), (False, True)]
-    assert command[:3] == ["setpriv", "--pdeathsig", "KILL"]
+    assert command[:6] == ["setpriv", "--pdeathsig", "KILL", "/q/usr/bin/qemu-system-x86_64", "-L", "/q/usr/share/qemu"]
     assert command[command.index("-cpu") + 1] == "max,-cx16"
 
 

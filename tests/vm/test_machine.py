@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import system
 from tests.support.names import cache_dir, project_dir, unique_name
+from tools.vm.emulator import Emulator, find_emulator
 from tools.vm.errors import BootError, DeadlineError, EmulatorError, VmError
 from tools.vm.kernels import SUITES, Kernel, find_kernel
 from tools.vm.machine import Job, run_guest
@@ -23,6 +24,13 @@ def kernel() -> Kernel:
     return next(found for name in (*SUITES, "override") if (found := find_kernel(cache_dir(), name)))
 
 
+@pytest.fixture(scope="module")
+def emulator() -> Emulator:
+    found = find_emulator(cache_dir())
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     return Job(("true",), project_dir(), tmp_path / unique_name("out"), 200.0, memory="1G")
@@ -33,13 +41,13 @@ def emulators(job: Job) -> list[int]:
     return system.find_processes(f"path={job.out}")
 
 
-def test_a_guest_has_its_own_kernel_and_this_machines_files(kernel: Kernel, job: Job) -> None:
+def test_a_guest_has_its_own_kernel_and_this_machines_files(emulator: Emulator, kernel: Kernel, job: Job) -> None:
     scratch = project_dir() / "build" / unique_name("written")
     script = (
         f"uname -r; pwd; cat /etc/os-release >/out/release; mkdir -p build; echo x >{scratch}; cat {scratch}; exit 7"
     )
     lines: list[str] = []
-    status = run_guest(kernel, replace(job, command=("bash", "-c", script), echo=lines.append))
+    status = run_guest(emulator, kernel, replace(job, command=("bash", "-c", script), echo=lines.append))
     assert status == 7
     said = [line for line in lines if line in (kernel.release, str(project_dir()), "x")]
     assert said == [kernel.release, str(project_dir()), "x"]
@@ -48,20 +56,20 @@ def test_a_guest_has_its_own_kernel_and_this_machines_files(kernel: Kernel, job:
     assert emulators(job) == []
 
 
-def test_a_guest_that_takes_too_long_is_ended(kernel: Kernel, job: Job) -> None:
+def test_a_guest_that_takes_too_long_is_ended(emulator: Emulator, kernel: Kernel, job: Job) -> None:
     hanging = replace(job, command=("bash", "-c", "echo here; exec sleep 1000"), deadline_s=30.0)
     with pytest.raises(DeadlineError, match="ended after 30 s"):
-        run_guest(kernel, hanging)
+        run_guest(emulator, kernel, hanging)
     assert emulators(job) == []
 
 
 def test_a_boot_that_fails_is_tried_twice(
-    kernel: Kernel, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    emulator: Emulator, kernel: Kernel, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "vmlinux"
     broken.write_bytes(b"no kernel")
     with pytest.raises(BootError, match="before it reached its script"):
-        run_guest(replace(kernel, image=broken), job)
+        run_guest(emulator, replace(kernel, image=broken), job)
     assert capsys.readouterr().out.count("trying again") == 1
     assert emulators(job) == []
 
@@ -70,10 +78,33 @@ def test_a_boot_that_fails_is_tried_twice(
     ("said", "error", "again"), [("Oops: int3: 0000 [#1]", EmulatorError, 1), ("Oops: 0000 [#1]", VmError, 0)]
 )
 def test_a_guest_that_dies_of_the_emulator_is_tried_twice(
-    kernel: Kernel, job: Job, capsys: pytest.CaptureFixture[str], said: str, error: type[VmError], again: int
+    emulator: Emulator,
+    kernel: Kernel,
+    job: Job,
+    capsys: pytest.CaptureFixture[str],
+    said: str,
+    error: type[VmError],
+    again: int,
 ) -> None:
     dying = replace(job, command=("bash", "-c", f"echo '{said}'; echo b >/proc/sysrq-trigger; sleep 60"))
     with pytest.raises(VmError) as raised:
-        run_guest(kernel, dying)
+        run_guest(emulator, kernel, dying)
     assert (type(raised.value), capsys.readouterr().out.count("trying again")) == (error, again)
     assert emulators(job) == []
+
+
+# Calls on both processors of functions whose first instruction changes all the while.
+CHANGED_CODE = """
+cd /sys/kernel/tracing || exit 9
+for each in 1 2 3; do dd if=/dev/zero of=/dev/null bs=1 count=2000000000 2>/dev/null & done
+echo 'vfs_read vfs_write ksys_read ksys_write security_file_permission' >set_ftrace_filter || exit 9
+for each in $(seq 5); do
+    echo function >current_tracer && echo nop >current_tracer || exit 9
+    echo 1 >events/syscalls/enable && echo 0 >events/syscalls/enable || exit 9
+done
+kill $(jobs -p)
+"""
+
+
+def test_processors_may_run_code_that_changes(emulator: Emulator, kernel: Kernel, job: Job) -> None:
+    assert run_guest(emulator, kernel, replace(job, command=("bash", "-c", CHANGED_CODE))) == 0

@@ -4,6 +4,7 @@
 packages  where the .deb files come from: this machine's apt, without installing anything
 kernels   which kernels there are, and their files in the cache
 image     the kernel's own ELF file out of a bzImage
+emulator  qemu, newer than the release's own
 initrd    the first root of a guest: busybox, the modules that it takes to see the second one
 machine   one guest: qemu, its deadline, what it brings back
 results   JUnit files into one table

@@ -20,7 +20,7 @@ from tools.vm.kernels import SUITES, Kernel
 from tools.vm.lock import GUESTS, hold
 from tools.vm.machine import Job, run_guest
 from tools.vm.override import NAME as OVERRIDE
-from tools.vm.prepare import get_kernel
+from tools.vm.prepare import get_emulator, get_kernel
 from tools.vm.results import Report, join_junit, read_report, render
 from tools.vm.suite import (
     LIST,
@@ -58,9 +58,9 @@ def try_kernel(kernel: Kernel, lanes: Lanes, options: argparse.Namespace) -> Rep
     try:
         if wants_golden(lanes):
             run(golden_command(kernel.image, kernel.release, out), cwd=PROJECT)
-        status = run_guest(kernel, job)
+        status = run_guest(get_emulator(options.cache), kernel, job)
         trouble = "" if status in (0, 1) else f"pytest ended with status {status}: see {out}/console.log"
-    except (FetchError, VmError) as error:
+    except (FetchError, VmError, OSError) as error:
         trouble = str(error)
     return read_report(kernel.name, kernel.release, time.monotonic() - begin, results_of(out, lanes), trouble)
 
@@ -81,6 +81,12 @@ def run_all(lanes: Lanes, options: argparse.Namespace) -> list[Report]:
 
 def fetch_all(options: argparse.Namespace) -> int:
     """What guests take, without running any."""
+    try:
+        emulator = get_emulator(options.cache)
+    except (FetchError, VmError, OSError) as error:
+        print(f"vm: qemu: {error}", file=sys.stderr)
+        return 1
+    print(f"vm: qemu is in {emulator.root}", flush=True)
     for name in options.kernel or SUITES:
         try:
             kernel = get_kernel(options.cache, name)

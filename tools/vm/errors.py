@@ -14,7 +14,8 @@ class BootError(VmError):
 
 class EmulatorError(VmError):
     """The guest's kernel ran into an int3 that it had put into its own code and taken out again: the emulated processor
-    ran what it had translated before. Worth a second try; nothing else that a kernel dies of is.
+    ran what it had translated before, which qemu does rarely (tools/vm/emulator.py). Worth a second try; nothing else
+    that a kernel dies of is.
     """
 
 

@@ -18,18 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from tools.vm.emulator import Emulator
 from tools.vm.errors import BootError, DeadlineError, EmulatorError, VmError
 from tools.vm.initrd import build_initrd, modules_for_boot
 from tools.vm.kernels import Kernel
 
-QEMU = "qemu-system-x86_64"
 # Boots take 4 to 8 s on a quiet machine, 30 s on a busy one.
 BOOT_S = 120.0
 ATTEMPTS = 2
 _POLL_S = 0.5
 _STRAY_TRAP = "Oops: int3:"  # exc_int3 of arch/x86/kernel/traps.c: nobody's breakpoint
 _STARTED, _STATUS, _SCRIPT, _CONSOLE = "started", "status", "guest.sh", "console.log"
-# cx16: qemu 7.2 computes wrong flags for cmpxchg16b, which the kernel's allocator uses from 6.12 on: double faults.
+# cx16: the kernel's allocator uses cmpxchg16b from 6.12 on, for which qemu has computed wrong flags (7.2 did).
 _CPU = "max,-cx16"
 # no_timer_check: with the processor taken away at the wrong moment, "IO-APIC + timer doesn't work" ends the boot.
 # The rest: a quiet console, an end after a panic, and no mitigations, which cost much under emulation.
@@ -81,11 +81,11 @@ def guest_script(kernel: Kernel, job: Job) -> str:
     )
 
 
-def qemu_command(kernel: Kernel, job: Job, initrd: Path) -> list[str]:
+def qemu_command(emulator: Emulator, kernel: Kernel, job: Job, initrd: Path) -> list[str]:
     """setpriv: the guest does not outlive whoever started it."""
     shared = "local,security_model=none"
     return [
-        *("setpriv", "--pdeathsig", "KILL", QEMU),
+        *("setpriv", "--pdeathsig", "KILL", *emulator.command),
         *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", _CPU),
         *("-smp", str(job.processors), "-m", job.memory),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
@@ -104,15 +104,16 @@ def qemu_command(kernel: Kernel, job: Job, initrd: Path) -> list[str]:
     ]
 
 
-def run_guest(kernel: Kernel, job: Job) -> int:
+def run_guest(emulator: Emulator, kernel: Kernel, job: Job) -> int:
     """The command's exit status. What the emulation fails at is tried once more. Raises a VmError that says what."""
     job.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"podgate-vm-{os.getpid()}-") as scratch:
         initrd = Path(scratch) / "initrd"
         initrd.write_bytes(build_initrd(modules_for_boot(kernel.modules)))
+        command = qemu_command(emulator, kernel, job, initrd)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return _run_once(kernel, job, initrd)
+                return _run_once(command, kernel, job)
             except (BootError, EmulatorError) as error:
                 if attempt == ATTEMPTS:
                     raise
@@ -120,14 +121,14 @@ def run_guest(kernel: Kernel, job: Job) -> int:
     raise AssertionError("not reached")
 
 
-def _run_once(kernel: Kernel, job: Job, initrd: Path) -> int:
+def _run_once(command: Sequence[str], kernel: Kernel, job: Job) -> int:
     for name in (_STARTED, _STATUS):
         (job.out / name).unlink(missing_ok=True)
     script = job.out / _SCRIPT
     script.write_text(guest_script(kernel, job))
     script.chmod(0o755)
     with (job.out / _CONSOLE).open("w") as log:
-        process = _start(qemu_command(kernel, job, initrd))
+        process = _start(command)
         reader = threading.Thread(target=_copy, args=(process, log, job.echo), daemon=True)
         reader.start()
         try:

@@ -6,12 +6,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from tools.vm.crun import fetch_crun
+from tools.vm.emulator import Emulator, fetch_emulator
 from tools.vm.kernels import Kernel, fetch_kernel
 from tools.vm.lock import hold
 from tools.vm.override import NAME as OVERRIDE
 from tools.vm.override import build_kernel
 
-CRUN = "crun"
+CRUN, QEMU = "crun", "qemu"
+
+
+def get_emulator(cache: Path) -> Emulator:
+    """From the cache or from Debian. Raises VmError, FetchError."""
+    with hold(cache, QEMU):
+        return fetch_emulator(cache)
 
 
 def get_kernel(cache: Path, name: str) -> Kernel:

@@ -142,6 +142,7 @@ class Agent:
                 self._lineage,
                 Placer(read_host_namespaces()),
                 partial(NodeFacts, self._tracefs, self._btf),
+                self._loader.starting,
             )
         )
         if self._config.policy_dir is not None:

@@ -64,7 +64,9 @@ class PolicySink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoreParts:
-    """What a PolicyStore changes. facts: what is known of this node, read anew for each change."""
+    """What a PolicyStore changes. facts: what is known of this node, read anew for each change.
+    compiling: around what ends with a compilation.
+    """
 
     hookpoints: HookPoints[PointPlan]
     gate: Gate
@@ -73,6 +75,7 @@ class StoreParts:
     lineage: Lineage
     placer: Placer
     facts: Callable[[], AbstractContextManager[HookFacts]]
+    compiling: Callable[[], AbstractContextManager[None]]
 
 
 class PolicyStore:
@@ -224,6 +227,10 @@ class PolicyStore:
         """before: what the only policy was on its earlier files."""
         if not policies:
             return {}
+        with self._parts.compiling():
+            return self._change_to(policies, before)
+
+    def _change_to(self, policies: list[Policy], before: Entry | None) -> dict[PolicyKey, Change]:
         files = self._find_files(policies)
         resolved = self._resolve(policies)
         gaps = {each.policy.key: find_gaps(each.policy, each.hooks) for each in resolved}

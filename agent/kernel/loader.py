@@ -5,8 +5,10 @@ One request, one process: it gets C text and the descriptors of the maps, and se
 programs (SCM_RIGHTS) or the compiler's and verifier's words. LLVM's memory goes with it. A deadline and an address
 space limit hold whatever the text is; the process is killed at the deadline and waited for in every case.
 
-On the socket: u32 little-endian length and JSON, one message each way; descriptors ride on the first byte of the
-answer.
+A process can be started before its request is known: it loads the compiler meanwhile.
+
+On the socket: u32 little-endian length and JSON, one message each way. The request's own descriptors follow it, on a
+byte for each MAX_PASSED of them; those of the answer ride on its first byte.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.kernel import bpf
@@ -32,7 +35,9 @@ from agent.kernel.errors import LoaderError
 BPF_SOURCES = Path(__file__).resolve().parents[2] / "bpf"
 LENGTH = struct.Struct("<I")
 MAX_ANSWER = 1 << 20
-MAX_PROGRAMS = 250  # in one message: SCM_MAX_FD is 253
+NO_BTF = -1
+MAX_PASSED = 250  # descriptors in one message: SCM_MAX_FD is 253
+MAX_PROGRAMS = MAX_PASSED
 LOG_LINES = 12
 LOG_BYTES = 65536
 # LLVM's BPF back end ends the process when a function's variables do not fit: more of them than registers, in one that
@@ -58,6 +63,10 @@ class ProgramForm:
     btf_id: int = 0
     btf_fd: int = 0
 
+    def described(self, descriptors: Sequence[int]) -> tuple[int, int, int, int]:
+        """For a request: its BTF by the place among these descriptors, NO_BTF when it has none."""
+        return (self.type, self.attach_type, self.btf_id, descriptors.index(self.btf_fd) if self.btf_fd else NO_BTF)
+
 
 @dataclass(frozen=True, slots=True)
 class ProgramSource:
@@ -72,9 +81,32 @@ class ProgramSource:
     thorough: bool = False
 
     @property
-    def descriptors(self) -> frozenset[int]:
-        """All that it names."""
-        return frozenset({*self.maps.values(), *(form.btf_fd for form in self.programs.values() if form.btf_fd)})
+    def descriptors(self) -> tuple[int, ...]:
+        """All that it names: the maps', in their order, then those of BTF, each once."""
+        btf = dict.fromkeys(form.btf_fd for form in self.programs.values() if form.btf_fd)
+        return (*self.maps.values(), *btf)
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A loader process, and the file that it writes its words to."""
+
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+    log: int
+
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """It ends, too."""
+        self.end()
+        self.channel.close()
+        os.close(self.log)
 
 
 class Loader:
@@ -87,34 +119,62 @@ class Loader:
         self._maps = dict(maps)
         self._limits = limits
         self._lock = threading.Lock()
+        self._started: _Process | None = None
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """For what ends with a load: its process is started now. It is ended if nothing was loaded. Raises LoaderError
+        when there can be none.
+        """
+        with self._lock:
+            self._started = self._started or self._start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if unused := self._take_started():
+                    unused.close()
 
     def load(self, source: ProgramSource) -> dict[str, bpf.Fd]:
         """Compiles and loads; the descriptors by program name. Raises LoaderError, and then nothing stays loaded."""
         if len(source.programs) > MAX_PROGRAMS:
             raise LoaderError("start", f"{len(source.programs)} programs in one request, at most {MAX_PROGRAMS}")
         with self._lock:
-            return self._load(source)
+            loader = self._take_started() or self._start()
+            try:
+                return self._load(loader, source)
+            finally:
+                loader.close()
 
-    def _load(self, source: ProgramSource) -> dict[str, bpf.Fd]:
+    def _take_started(self) -> _Process | None:
+        """The one that waits, if it still does."""
+        started, self._started = self._started, None
+        if started and not started.is_running():
+            started.close()
+            return None
+        return started
+
+    def _load(self, loader: _Process, source: ProgramSource) -> dict[str, bpf.Fd]:
+        try:
+            answer, fds = self._exchange(loader.channel, source)
+        except (OSError, EOFError) as error:
+            raise self._failure(loader, error) from error
+        loader.end()
+        return _take(answer, fds, source, loader.log)
+
+    def _start(self) -> _Process:
         ours, theirs = socket.socketpair()
         log = os.memfd_create("podgate-loader", os.MFD_CLOEXEC)
         try:
-            process = self._spawn(theirs, log, source)
-            theirs.close()
-            try:
-                answer, fds = self._exchange(ours, source)
-            except (OSError, EOFError) as error:
-                raise self._failure(process, error, log) from error
-            finally:
-                process.kill()
-                process.wait()
-            return _take(answer, fds, source, log)
-        finally:
+            return _Process(self._spawn(theirs, log), ours, log)
+        except OSError as error:
             ours.close()
-            theirs.close()
             os.close(log)
+            raise LoaderError("start", f"no process for the compiler: {error.strerror}") from error
+        finally:
+            theirs.close()
 
-    def _spawn(self, socket_: socket.socket, log: int, source: ProgramSource) -> subprocess.Popen[bytes]:
+    def _spawn(self, socket_: socket.socket, log: int) -> subprocess.Popen[bytes]:
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C", "BCC_KERNEL_SOURCE": str(self._headers)}
         command = [
             sys.executable,
@@ -124,40 +184,47 @@ class Loader:
             str(socket_.fileno()),
             str(self._limits.memory_bytes),
         ]
-        keep = {socket_.fileno(), *self._maps.values(), *source.descriptors}
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=tuple(keep),
+            pass_fds=(socket_.fileno(), *self._maps.values()),
             env=environment,
             cwd="/",
             start_new_session=True,
         )
 
     def _exchange(self, channel: socket.socket, source: ProgramSource) -> tuple[dict[str, object], list[int]]:
-        maps = {**self._maps, **source.maps}
-        flags = [f"-DPG_FD_{name}={fd}" for name, fd in maps.items()] + [f"-I{BPF_SOURCES}"]
-        forms = {name: astuple(form) for name, form in source.programs.items()}
-        request = {"text": source.text, "flags": flags, "thorough": source.thorough, "programs": forms}
+        passed = source.descriptors
+        own = {name: fd for name, fd in self._maps.items() if name not in source.maps}
+        request = {
+            "text": source.text,
+            "flags": [f"-DPG_FD_{name}={fd}" for name, fd in own.items()] + [f"-I{BPF_SOURCES}"],
+            "thorough": source.thorough,
+            "programs": {name: form.described(passed) for name, form in source.programs.items()},
+            "maps": list(source.maps),
+            "descriptors": len(passed),
+        }
         end = time.monotonic() + self._limits.deadline_s
         data = json.dumps(request).encode()
         channel.settimeout(self._limits.deadline_s)
         channel.sendall(LENGTH.pack(len(data)) + data)
+        for first in range(0, len(passed), MAX_PASSED):
+            socket.send_fds(channel, [b"\0"], passed[first : first + MAX_PASSED])
         return _receive(channel, end)
 
-    def _failure(self, process: subprocess.Popen[bytes], error: Exception, log: int) -> LoaderError:
+    def _failure(self, loader: _Process, error: Exception) -> LoaderError:
         """What a loader that did not answer died of."""
         if isinstance(error, TimeoutError):
             return LoaderError("deadline", f"no answer in {self._limits.deadline_s:g} s; it was ended", True)
         try:
-            status = process.wait(2.0)
+            status = loader.process.wait(2.0)
         except subprocess.TimeoutExpired:
-            process.kill()
-            status = process.wait()
+            loader.end()
+            status = loader.process.returncode
         limit = f"address space limit {self._limits.memory_bytes >> 20} MiB"
-        words = log_tail(log)
+        words = log_tail(loader.log)
         if "bad_alloc" in words or "MemoryError" in words or "out of memory" in words.lower():
             return LoaderError("memory", f"{limit} reached; {words}", True)
         if -status in CRASHES:

@@ -9,6 +9,7 @@ the verifier's words to standard error, which the agent reads. It ends as soon a
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,19 +39,39 @@ MAX_INSTRUCTIONS = FARTHEST
 TOO_COMPLEX = "jumps is too complex"
 # Those that bcc loads again by itself: the others are for one function, of which it knows the name only.
 EXPLAINED = frozenset({bpf.ProgType.KPROBE, bpf.ProgType.TRACEPOINT, bpf.ProgType.RAW_TRACEPOINT})
-Form = tuple[int, int, int, int]  # of loader.ProgramForm: type, attach type, id in BTF, descriptor of the BTF
+Form = tuple[int, int, int, int]  # of loader.ProgramForm: type, attach type, id in BTF, descriptor of the BTF or 0
+NO_BTF = -1
+MAX_PASSED = 250
 NO_DEBUG = "-g0"  # bcc asks the compiler for debug information, which takes a sixth of its time
 ONE_PIPELINE = ("-Xclang", "-disable-llvm-passes")  # clang's own passes: bcc runs all of LLVM's after them once more
 NO_ALIASING = "-fno-strict-aliasing"  # as the kernel itself is compiled, and in less time
 PATIENCE_S = 8.0  # of the agent's 30, and a second attempt takes longer than the first
+MAX_THREADS = 4  # each has a verifier at work, which takes some MiB of the kernel
 NO_CORE = (0, 0)
 NICE = -10  # an administrator waits, and half a second of work ends it
 
 
 def receive(channel: socket.socket) -> dict[str, Any]:
+    """A request, with descriptors in place of what it calls them: in its flags and its programs' forms."""
     size = LENGTH.unpack(_exactly(channel, LENGTH.size))[0]
     request: dict[str, Any] = json.loads(_exactly(channel, size))
+    fds = _descriptors(channel, request["descriptors"])
+    request["flags"] += [f"-DPG_FD_{name}={fd}" for name, fd in zip(request["maps"], fds, strict=False)]
+    for form in request["programs"].values():
+        form[-1] = fds[form[-1]] if form[-1] != NO_BTF else 0
     return request
+
+
+def _descriptors(channel: socket.socket, number: int) -> list[int]:
+    found: list[int] = []
+    while len(found) < number:
+        part, fds, flags, _ = socket.recv_fds(channel, 1, MAX_PASSED)
+        if not part:
+            raise EOFError("the agent is gone")
+        if flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, "a descriptor of the agent's did not come")
+        found += fds
+    return found
 
 
 def _exactly(channel: socket.socket, size: int) -> bytes:
@@ -107,20 +129,32 @@ def _compile_and_load(request: dict[str, Any], passes: tuple[str, ...]) -> tuple
 def load(
     codes: dict[str, bytes], programs: dict[str, Form], compile_for_debugging: Callable[[], Any]
 ) -> tuple[dict[str, object], list[bpf.Fd]]:
-    """Program by program; after one that is too large the others are tried as well: they may be too."""
-    fds, large = [], []
-    for name, (kind, *target) in programs.items():
+    """All of them are tried, several at a time: the kernel verifies each on the processor of the thread that asks."""
+
+    def attempt(name: str) -> bpf.Fd | KernelError | JumpError:
+        kind, *target = programs[name]
         try:
-            fds.append(load_code(bpf.ProgType(kind), codes[name], name, *target))
-        except JumpError:
+            return load_code(bpf.ProgType(kind), codes[name], name, *target)
+        except (KernelError, JumpError) as error:
+            return error
+
+    with ThreadPoolExecutor(min(MAX_THREADS, len(programs))) as pool:
+        found = dict(zip(programs, pool.map(attempt, programs), strict=True))
+    fds, large = [], []
+    for name, result in found.items():
+        if isinstance(result, JumpError) or (isinstance(result, KernelError) and _is_too_large(result)):
             large.append(name)
-        except KernelError as error:
-            if error.code != errno.E2BIG and TOO_COMPLEX not in error.hint:
-                return _explain(compile_for_debugging, name, kind, error), []
-            large.append(name)
+        elif isinstance(result, KernelError):
+            return _explain(compile_for_debugging, name, programs[name][0], result), []
+        else:
+            fds.append(result)
     if large:
         return _refusal("load", f"the verifier gave up on {large[0]}: it is too large", large), []
     return {"programs": list(programs)}, fds
+
+
+def _is_too_large(error: KernelError) -> bool:
+    return error.code == errno.E2BIG or TOO_COMPLEX in error.hint
 
 
 def load_code(kind: bpf.ProgType, code: bytes, name: str, *target: int) -> bpf.Fd:
@@ -164,6 +198,7 @@ def main() -> int:
         print(f"loader: {reason}", file=sys.stderr)
     resource.setrlimit(resource.RLIMIT_CORE, NO_CORE)
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
+    importlib.import_module("bcc")  # while the agent may still be at what it asks for
     message, fds = compile_and_load(receive(channel))
     answer(channel, message, [fd.fileno() for fd in fds])
     sys.stderr.flush()

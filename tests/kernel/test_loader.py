@@ -7,9 +7,11 @@ import ctypes
 import json
 import os
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -195,6 +197,66 @@ def _loader_child() -> int:
             if "agent.kernel.loader_main" in system.read_cmdline(int(pid)):
                 return int(pid)
     return 0
+
+
+def test_process_that_is_started_early_has_its_compiler_before_it_is_asked() -> None:
+    loader = make_loader()
+    with loader.starting():
+        child = wait_until(_loader_child, 20, "the loader process")
+        wait_until(lambda: "libbcc" in Path(f"/proc/{child}/maps").read_text(), 60, "the compiler")
+        with loader.load(source(HEAD + GOOD, "good"))[f"{NAME}_good"]:
+            assert not Path(f"/proc/{child}").exists()
+        with loader.load(source(HEAD + GOOD, "good"))[f"{NAME}_good"]:
+            assert loaded_programs() == [f"{NAME}_good"]
+    assert _loader_child() == 0
+
+
+def test_process_that_is_started_for_nothing_is_ended() -> None:
+    loader = make_loader()
+    with loader.starting():
+        assert wait_until(_loader_child, 20, "the loader process")
+    assert _loader_child() == 0
+    with pytest.raises(KeyError):
+        _fail_while_starting(loader)
+    assert _loader_child() == 0
+
+
+def _fail_while_starting(loader: Loader) -> None:
+    with loader.starting():
+        assert wait_until(_loader_child, 20, "the loader process")
+        raise KeyError
+
+
+def test_process_that_ends_before_it_is_asked_is_replaced() -> None:
+    loader = make_loader()
+    with loader.starting():
+        child = wait_until(_loader_child, 20, "the loader process")
+        system.kill_processes([child])
+        wait_until(lambda: not system.read_cmdline(child), 20, "its end")
+        with loader.load(source(HEAD + GOOD, "good"))[f"{NAME}_good"]:
+            assert loaded_programs() == [f"{NAME}_good"]
+
+
+def test_there_may_be_no_process_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+    with pytest.raises(LoaderError, match="no process for the compiler: No such file") as caught:
+        make_loader().load(source(HEAD + GOOD, "good"))
+    assert caught.value.stage == "start"
+    with pytest.raises(LoaderError, match="no process"), make_loader().starting():
+        pytest.fail("there is none")
+
+
+def test_request_has_more_descriptors_than_one_message_takes() -> None:
+    text = "__u32 zero = 0; __u64 *value = pg_lookup(extra_299, &zero); return value ? *value : 0;"
+    with (
+        bpf.create_map(bpf.MapType.ARRAY, 4, 8, 1, "t_extra") as extra,
+        bpf.create_map(bpf.MapType.ARRAY, 4, 8, 1, "t_other") as other,
+    ):
+        bpf.update(extra.fileno(), bytes(4), struct.pack("<Q", 78))
+        maps = {f"extra_{n}": other.fileno() for n in range(299)} | {"extra_299": extra.fileno()}
+        request = replace(source(f"{HEAD}int {NAME}_good(void *ctx) {{ {text} }}\n", "good"), maps=maps)
+        with make_loader().load(request)[f"{NAME}_good"] as program:
+            assert bpf.run_raw_tracepoint(program.fileno()) == 78
 
 
 # Each selector walks over the whole text, and the verifier with it: after a million steps it gives up.

@@ -164,8 +164,16 @@ class Stage:
             cast(Lineage, self.lineage),
             Placer(HOST_NAMESPACES),
             self.facts,
+            self.compiling,
         )
+        self.compilers: list[str] = []
         self.store = PolicyStore(parts)
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        self.compilers.append(f"begun after {self.log}")
+        yield
+        self.compilers.append("over")
 
     @contextmanager
     def facts(self) -> Iterator[PlanKernel]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pytest
 from agent.kernel import bpf, loader_main
 from agent.kernel.errors import KernelError
 from agent.kernel.instructions import JUMP, JUMP_LESS, MOVE_CONSTANT, RETURN, RETURN_0, encode
-from agent.kernel.loader_main import MAX_INSTRUCTIONS, ONE_PIPELINE, PATIENCE_S, compile_and_load
+from agent.kernel.loader_main import MAX_INSTRUCTIONS, ONE_PIPELINE, PATIENCE_S, compile_and_load, load
 from agent.kernel.loops import close_by_jumps
 
 QUICK, ALL = ONE_PIPELINE, ()
@@ -98,7 +99,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, obj
         monkeypatch.setitem(sys.modules, "bcc", SimpleNamespace(BPF=Module, lib=Module()))
         monkeypatch.setattr(bpf, "load_program", load_program)
         forms = dict.fromkeys(names, (bpf.ProgType.RAW_TRACEPOINT, 0, 0, 0))
-        return compile_and_load({"thorough": True, "text": "", "flags": [], "programs": forms})[0], given
+        return compile_and_load({"thorough": True, "text": "", "flags": [], "programs": forms})[0], sorted(given)
 
     return run
 
@@ -106,9 +107,28 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, obj
 def test_a_kernel_that_refuses_a_loop_is_given_another(
     loaded: Callable[..., tuple[dict[str, object], list[bytes]]],
 ) -> None:
-    assert loaded("loop", "plain", loops=True) == ({"programs": ["loop", "plain"]}, [LOOP, RETURN_0])
-    assert loaded("loop", "plain", loops=False) == ({"programs": ["loop", "plain"]}, [close_by_jumps(LOOP), RETURN_0])
+    assert loaded("loop", "plain", loops=True) == ({"programs": ["loop", "plain"]}, sorted([LOOP, RETURN_0]))
+    assert loaded("loop", "plain", loops=False) == (
+        {"programs": ["loop", "plain"]},
+        sorted([close_by_jumps(LOOP), RETURN_0]),
+    )
     assert close_by_jumps(LOOP) != LOOP
+
+
+def test_programs_are_verified_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(2, timeout=20.0)
+
+    def load_program(kind: object, code: bytes, name: str, *target: object) -> str:
+        together.wait()
+        return f"{kind} {code!r} {name} {target}"
+
+    monkeypatch.setattr(bpf, "load_program", load_program)
+    names = ("a", "b", "c", "d")
+    kind = bpf.ProgType.RAW_TRACEPOINT
+    forms = {name: (int(kind), 0, 0, 0) for name in names}
+    answer, fds = load(dict.fromkeys(names, RETURN_0), forms, lambda: pytest.fail("nothing is refused"))
+    assert answer == {"programs": list(names)}
+    assert [str(fd) for fd in fds] == [f"{kind} {RETURN_0!r} {name} (0, 0, 0)" for name in names]
 
 
 def test_a_program_with_a_jump_that_becomes_too_far_is_too_large(

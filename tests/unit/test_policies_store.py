@@ -43,6 +43,13 @@ def test_the_same_policy_again_is_no_change(stage: Stage) -> None:
     assert stage.log == []
 
 
+def test_compiler_is_started_before_anything_is_looked_up_and_for_changes_alone(stage: Stage) -> None:
+    stage.add(lseek_policy("a"))
+    assert stage.compilers == ["begun after []", "over"]
+    stage.add(lseek_policy("a"))
+    assert len(stage.compilers) == 2
+
+
 def test_a_replaced_policy_has_its_new_rules_before_its_old_ones_end(stage: Stage) -> None:
     stage.add(version("a", 1))
     assert stage.add(version("a", 2)) == [Change.REPLACED]

@@ -138,7 +138,7 @@ def load(
         except (KernelError, JumpError) as error:
             return error
 
-    with ThreadPoolExecutor(min(MAX_THREADS, len(programs))) as pool:
+    with ThreadPoolExecutor(MAX_THREADS) as pool:
         found = dict(zip(programs, pool.map(attempt, programs), strict=True))
     fds, large = [], []
     for name, result in found.items():

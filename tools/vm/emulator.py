@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """qemu of this release's backports, in CACHE/vm/qemu; its libraries and its BIOS are those of the release's own qemu.
 
-The release's own, 7.2, translates a page of code while another processor writes to it, and keeps what was there before
-("accel/tcg: Always lock pages before translation", qemu 8.1). A kernel writes to its code whenever a program is
-attached, a breakpoint first: guests ran into breakpoints that were gone.
+The release's own, 7.2, translates a page of code while another processor writes to it, and keeps what was there before;
+newer ones lock the page (tb_lock_page0 of accel/tcg). A kernel writes to its code whenever a program is attached, a
+breakpoint first: guests ran into breakpoints that were gone.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import pytest
 from nri_plugin.ttrpc import RemoteError
 from tests.support.agent import EventReader
 from tests.support.bpf_objects import bpf_objects
-from tests.support.language import MARK, Document, act
+from tests.support.language import Document, act, await_marker
 from tests.support.names import project_dir
 from tests.support.wait import wait_until
 from tests.support.workload import RUN_S, Cgroup, Node, step
@@ -98,8 +98,7 @@ class Told:
 
     def all(self) -> list[dict[str, Any]]:
         """Of policies, in order; all that was done until now is among them."""
-        pid = self._node.host(step("lseek", MARK, 0, 0)).pid
-        self._reader.find(lambda event: (event.get("process") or {}).get("pid") == pid)
+        await_marker(self._node, self._reader)
         return [event for event in self._reader.all() if event["type"] == "policy"]
 
     def of(self, container: Cgroup | str) -> list[dict[str, Any]]:

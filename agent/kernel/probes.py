@@ -174,7 +174,10 @@ def _try_override() -> None:
 
 
 def _try_no_preemption() -> None:
-    """A program of fentry that is interrupted lets a call of another process by."""
+    """A program of fentry that is interrupted lets a call of another process by. So does, for kprobes and tracepoints,
+    a process that is interrupted while it changes a map by bpf(2) (bpf_disable_instrumentation).
+    """
     if read_preemptible():
         hint = "boot with preempt=voluntary or preempt=none, where the kernel has them"
-        raise KernelError("the kernel can be preempted, which lets fentry miss calls", 0, hint)
+        what = "fentry miss calls, and in rare moments kprobes and tracepoints"
+        raise KernelError(f"the kernel can be preempted, which lets {what}", 0, hint)

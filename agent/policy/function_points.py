@@ -2,9 +2,10 @@
 """What programs for a kernel function or a system call are attached to: the cheapest that does all the policy wants.
 
 fentry costs least, but a program of fentry or fmod_ret that is interrupted by another process lets that one's call of
-the same function by: on a kernel that can be preempted kprobes and LSM programs, which have no such protection against
-recursion, are taken instead where they can be. Override takes a program whose result the kernel asks for: of the
-security module `bpf`, of fmod_ret, or one that calls bpf_override_return.
+the same function by: on a kernel that can be preempted kprobes and LSM programs are taken instead where they can be.
+LSM programs miss nothing; kprobes do while somebody who changes a map by bpf(2) is interrupted. Override takes a
+program whose result the kernel asks for: of the security module `bpf`, of fmod_ret, or one that calls
+bpf_override_return.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ from agent.policy.resolve import resolve_policy
 from agent.policy.shares import share_out
 from agent.policy.sockets import tracks
 from agent.policy.user_facts import HookFacts
-from agent.policy_entry import Change, Entry, FaultyPolicies, NoSuchPolicy, Outcome, PolicyRejected
+from agent.policy_entry import Change, Entry, FaultyPolicies, NoSuchPolicy, Outcome, PolicyRejected, refuse_twins
 from agent.probed_files import Files, find_files, probed_paths, with_left_behind
 from agent.workload.identity import PolicyId
 from agent.workload.scopes import Scope, scope_of, scope_of_selector
@@ -131,7 +131,7 @@ class PolicyStore:
         began = time.monotonic()
         with self._change:
             wanted = tuple(policies)
-            _refuse_twins(wanted)
+            refuse_twins(wanted)
             fresh = [policy for policy in wanted if not self._is_in_force(policy)]
             try:
                 changes = self._put_in_force(fresh)
@@ -396,12 +396,3 @@ def _bits(placed: Iterable[PlacedPolicy]) -> list[PolicyId]:
 
 def _needs(policies: Iterable[Policy]) -> LineageNeeds:
     return needs_of(selector for policy in policies for hook in policy.hooks for selector in hook.selectors)
-
-
-def _refuse_twins(policies: Iterable[Policy]) -> None:
-    places: dict[PolicyKey, list[str]] = {}
-    for policy in policies:
-        places.setdefault(policy.key, []).append(str(policy.source))
-    twins = sorted(f"{key} ({', '.join(found)})" for key, found in places.items() if len(found) > 1)
-    if twins:
-        raise PolicyRejected(f"given more than once: {', '.join(twins)}")

@@ -83,3 +83,13 @@ class Outcome:
     entry: Entry
     change: Change
     milliseconds: int
+
+
+def refuse_twins(policies: Iterable[Policy]) -> None:
+    """Raises PolicyRejected for policies of one name among those that are given together."""
+    places: dict[PolicyKey, list[str]] = {}
+    for policy in policies:
+        places.setdefault(policy.key, []).append(str(policy.source))
+    twins = sorted(f"{key} ({', '.join(found)})" for key, found in places.items() if len(found) > 1)
+    if twins:
+        raise PolicyRejected(f"given more than once: {', '.join(twins)}")

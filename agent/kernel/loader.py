@@ -35,7 +35,6 @@ from agent.kernel.errors import LoaderError
 BPF_SOURCES = Path(__file__).resolve().parents[2] / "bpf"
 LENGTH = struct.Struct("<I")
 MAX_ANSWER = 1 << 20
-NO_BTF = -1
 MAX_PASSED = 250  # descriptors in one message: SCM_MAX_FD is 253
 MAX_PROGRAMS = MAX_PASSED
 LOG_LINES = 12
@@ -63,9 +62,9 @@ class ProgramForm:
     btf_id: int = 0
     btf_fd: int = 0
 
-    def described(self, descriptors: Sequence[int]) -> tuple[int, int, int, int]:
-        """For a request: its BTF by the place among these descriptors, NO_BTF when it has none."""
-        return (self.type, self.attach_type, self.btf_id, descriptors.index(self.btf_fd) if self.btf_fd else NO_BTF)
+    def described(self, descriptors: Sequence[int]) -> tuple[int, int, int, int | None]:
+        """For a request: its BTF by the place among these descriptors, None when it has none."""
+        return (self.type, self.attach_type, self.btf_id, descriptors.index(self.btf_fd) if self.btf_fd else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,6 @@ TOO_COMPLEX = "jumps is too complex"
 # Those that bcc loads again by itself: the others are for one function, of which it knows the name only.
 EXPLAINED = frozenset({bpf.ProgType.KPROBE, bpf.ProgType.TRACEPOINT, bpf.ProgType.RAW_TRACEPOINT})
 Form = tuple[int, int, int, int]  # of loader.ProgramForm: type, attach type, id in BTF, descriptor of the BTF or 0
-NO_BTF = -1
-MAX_PASSED = 250
 NO_DEBUG = "-g0"  # bcc asks the compiler for debug information, which takes a sixth of its time
 ONE_PIPELINE = ("-Xclang", "-disable-llvm-passes")  # clang's own passes: bcc runs all of LLVM's after them once more
 NO_ALIASING = "-fno-strict-aliasing"  # as the kernel itself is compiled, and in less time
@@ -58,14 +56,14 @@ def receive(channel: socket.socket) -> dict[str, Any]:
     fds = _descriptors(channel, request["descriptors"])
     request["flags"] += [f"-DPG_FD_{name}={fd}" for name, fd in zip(request["maps"], fds, strict=False)]
     for form in request["programs"].values():
-        form[-1] = fds[form[-1]] if form[-1] != NO_BTF else 0
+        form[-1] = 0 if form[-1] is None else fds[form[-1]]
     return request
 
 
 def _descriptors(channel: socket.socket, number: int) -> list[int]:
     found: list[int] = []
     while len(found) < number:
-        part, fds, flags, _ = socket.recv_fds(channel, 1, MAX_PASSED)
+        part, fds, flags, _ = socket.recv_fds(channel, 1, number - len(found))
         if not part:
             raise EOFError("the agent is gone")
         if flags & socket.MSG_CTRUNC:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ class Heard:
 
     def one(self, pid: int) -> dict[str, Any]:
         """The first event of a process."""
-        return self._reader.find(lambda event: _pid(event) == pid)
+        return first_of(self._reader, pid)
 
     def all(self, pid: int) -> list[dict[str, Any]]:
         """Of a process that does nothing any more. Needs the policy of `marker_policy`."""
@@ -150,15 +149,16 @@ def await_marker(node: Node, reader: EventReader) -> None:
     for last in (False, False, True):
         pid = node.host(step("lseek", MARK, 0, 0)).pid
         try:
-            reader.find(partial(_is_of, pid), MARKER_S)
+            first_of(reader, pid, MARKER_S)
             return
         except DeadlineError:
             if last:
                 raise
 
 
-def _is_of(pid: int, event: Mapping[str, Any]) -> bool:
-    return _pid(event) == pid
+def first_of(reader: EventReader, pid: int, deadline_s: float = 10.0) -> dict[str, Any]:
+    """The first event of a process, waited for."""
+    return reader.find(lambda event: _pid(event) == pid, deadline_s)
 
 
 def _pid(event: Mapping[str, Any]) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tools.fetch_runtimes import LIBRARIES, read_codename, run
-from tools.vm.packages import Package, Suites, mirror_of, scratch, unpack
+from tools.vm.packages import Package, fetch
 
 PACKAGES = (Package("crun"), Package("libyajl2"))
 PROGRAM = "usr/bin/crun"
@@ -22,9 +22,7 @@ def fetch_crun(cache: Path) -> Path:
         return root / PROGRAM
     release = read_codename()
     print(f"vm: downloading crun of {release}", flush=True)
-    with scratch() as private:
-        suites = Suites(Path(private), (release, f"{release}-security"), mirror_of)
-        unpack(suites.download(PACKAGES), root)
+    fetch((release, f"{release}-security"), PACKAGES, root)
     run(["patchelf", "--set-rpath", str(root / LIBRARIES), str(root / PROGRAM)])
     (root / _DONE).write_text(run([str(root / PROGRAM), "--version"]))
     return root / PROGRAM

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.fetch_runtimes import read_codename, run
-from tools.vm.packages import Package, Suites, mirror_of, scratch, unpack
+from tools.vm.packages import Package, fetch
 
 PACKAGES = (Package("qemu-system-x86"), Package("qemu-system-common"), Package("qemu-system-data"))
 # Of the package seabios.
@@ -45,8 +45,6 @@ def fetch_emulator(cache: Path) -> Emulator:
     suite = f"{read_codename()}-backports"
     print(f"vm: downloading qemu of {suite}", flush=True)
     emulator = Emulator(cache / "vm/qemu")
-    with scratch() as private:
-        suites = Suites(Path(private), (suite,), mirror_of)
-        unpack(suites.download(PACKAGES), emulator.root)
+    fetch((suite,), PACKAGES, emulator.root)
     (emulator.root / _DONE).write_text(run([emulator.command[0], "--version"]))
     return emulator

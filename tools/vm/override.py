@@ -16,7 +16,7 @@ from pathlib import Path
 from tools.fetch_runtimes import read_codename, run
 from tools.vm.errors import VmError
 from tools.vm.kernels import Kernel, find_kernel, finish_kernel, kernel_folder
-from tools.vm.packages import Package, Suites, mirror_of, scratch, unpack
+from tools.vm.packages import Package, fetch
 
 NAME = "override"
 SOURCE = Package("linux-source-6.12")
@@ -57,9 +57,7 @@ def build_kernel(cache: Path) -> Kernel:
 def _unpack_source(folder: Path) -> Path:
     """The source tree in a folder of its own."""
     release = read_codename()
-    with scratch() as private:
-        suites = Suites(Path(private), (release, f"{release}-security"), mirror_of)
-        unpack(suites.download([SOURCE]), folder)
+    fetch((release, f"{release}-security"), [SOURCE], folder)
     run(["tar", "-xf", str(folder / ARCHIVE), "-C", str(folder)])
     (tree,) = folder.glob("linux-source-*")
     return tree

@@ -100,6 +100,12 @@ def unpack(files: Iterable[Path], target: Path) -> None:
         run(["dpkg", "-x", str(file), str(target)])
 
 
+def fetch(suites: Sequence[str], packages: Iterable[Package], target: Path) -> None:
+    """Replace `target` by the content of packages of some suites. Raises VmError, FetchError."""
+    with scratch() as private:
+        unpack(Suites(Path(private), suites, mirror_of).download(packages), target)
+
+
 def scratch() -> tempfile.TemporaryDirectory[str]:
     """A folder for a private apt."""
     return tempfile.TemporaryDirectory(prefix=f"podgate-apt-{os.getpid()}-")
